@@ -1,0 +1,160 @@
+"""Reads GGUF files, the format of llama.cpp: metadata and named, quantised tensors.
+
+Nothing here knows about models or tokenizers. The layout of a file is parsed here, in
+one pass over the mapped bytes: the reader of the ``gguf`` package makes an array of every
+vocabulary entry, which takes seconds. Quantised blocks are decoded by that package.
+"""
+
+import dataclasses
+import math
+import mmap
+import pathlib
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_SCALARS: Mapping[int, struct.Struct] = {
+    gguf.GGUFValueType.UINT8: struct.Struct("<B"),
+    gguf.GGUFValueType.INT8: struct.Struct("<b"),
+    gguf.GGUFValueType.UINT16: struct.Struct("<H"),
+    gguf.GGUFValueType.INT16: struct.Struct("<h"),
+    gguf.GGUFValueType.UINT32: struct.Struct("<I"),
+    gguf.GGUFValueType.INT32: struct.Struct("<i"),
+    gguf.GGUFValueType.FLOAT32: struct.Struct("<f"),
+    gguf.GGUFValueType.BOOL: struct.Struct("<?"),
+    gguf.GGUFValueType.UINT64: struct.Struct("<Q"),
+    gguf.GGUFValueType.INT64: struct.Struct("<q"),
+    gguf.GGUFValueType.FLOAT64: struct.Struct("<d"),
+}
+_UINT32 = gguf.GGUFValueType.UINT32
+_UINT64 = gguf.GGUFValueType.UINT64
+_ROW_ELEMENTS = 4_096
+"""Numbers decoded per row of blocks; ``gguf.dequantize`` takes twice as long for short rows."""
+
+
+class GGUFError(ValueError):
+    """A file that is not a complete GGUF file, or of a kind that cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    start: int
+
+    @property
+    def num_bytes(self) -> int:
+        block, size = gguf.GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.shape) // block * size
+
+
+class GGUFFile:
+    """One mapped file: ``metadata``, ``shapes`` and, by name, the tensors."""
+
+    def __init__(self, path: str | pathlib.Path):
+        """Map the file and read everything but the tensors' data.
+
+        Raises:
+            GGUFError: If the file is not GGUF, truncated, or of a version we cannot read.
+            OSError: If it cannot be opened.
+        """
+        self.path = pathlib.Path(path)
+        with open(self.path, "rb") as file:
+            magic = file.read(4)
+            if magic != _MAGIC:
+                raise GGUFError(f"{self.path}: not a GGUF file, it begins with {magic!r}")
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            self.metadata, self._tensors = _parse(_Cursor(self._bytes, offset=len(_MAGIC)))
+        except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+            raise GGUFError(f"{self.path}: cannot read its header: {error}") from error
+        end = max((t.start + t.num_bytes for t in self._tensors.values()), default=0)
+        if end > len(self._bytes):
+            raise GGUFError(
+                f"{self.path}: has {len(self._bytes)} bytes where its header promises {end}; "
+                "the file is truncated, download it again"
+            )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor as numpy counts, output dimension first."""
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one tensor, decoded to float32.
+
+        Raises:
+            GGUFError: If the ``gguf`` package cannot decode the tensor's quantisation.
+        """
+        tensor = self._tensors[name]
+        flat = np.frombuffer(self._bytes, np.uint8, tensor.num_bytes, tensor.start)
+        block, size = gguf.GGML_QUANT_SIZES[tensor.kind]
+        blocks_a_row = math.gcd(len(flat) // size, _ROW_ELEMENTS // block)
+        rows = flat.reshape(-1, blocks_a_row * size)
+        try:
+            decoded = gguf.dequantize(rows, tensor.kind)
+        except NotImplementedError as error:
+            raise GGUFError(f"{self.path}: tensor {name}: {error}") from error
+        return decoded.reshape(tensor.shape)
+
+
+class _Cursor:
+    """A position in the header that moves as values are read."""
+
+    def __init__(self, data: mmap.mmap, *, offset: int):
+        self.data, self.offset = data, offset
+
+    def scalar(self, kind: int) -> Any:
+        form = _SCALARS[kind]
+        (value,) = form.unpack_from(self.data, self.offset)
+        self.offset += form.size
+        return value
+
+    def string(self) -> str:
+        length = self.scalar(_UINT64)
+        start, self.offset = self.offset, self.offset + length
+        if self.offset > len(self.data):
+            raise ValueError("the file ends inside a string, download it again")
+        return self.data[start : self.offset].decode("utf-8")
+
+    def value(self, kind: int) -> Any:
+        if kind == gguf.GGUFValueType.STRING:
+            return self.string()
+        if kind != gguf.GGUFValueType.ARRAY:
+            return self.scalar(kind)
+        item, length = self.scalar(_UINT32), self.scalar(_UINT64)
+        if item not in _SCALARS:
+            return [self.value(item) for _ in range(length)]
+        form = struct.Struct(f"<{length}{_SCALARS[item].format[1:]}")
+        values = list(form.unpack_from(self.data, self.offset))
+        self.offset += form.size
+        return values
+
+
+def _parse(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Tensor]]:
+    """Return metadata and tensors of the header that the cursor stands at."""
+    version = cursor.scalar(_UINT32)
+    if version not in _VERSIONS:
+        raise ValueError(f"version {version} is not one of {list(_VERSIONS)} (little-endian)")
+    num_tensors, num_entries = cursor.scalar(_UINT64), cursor.scalar(_UINT64)
+    metadata = {}
+    for _ in range(num_entries):
+        key = cursor.string()
+        metadata[key] = cursor.value(cursor.scalar(_UINT32))
+    infos = []
+    for _ in range(num_tensors):
+        name = cursor.string()
+        rank = cursor.scalar(_UINT32)
+        shape = tuple(cursor.scalar(_UINT64) for _ in range(rank))[::-1]  # stored inside out
+        kind = gguf.GGMLQuantizationType(cursor.scalar(_UINT32))
+        infos.append((name, shape, kind, cursor.scalar(_UINT64)))
+    alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    start = -(-cursor.offset // alignment) * alignment
+    return metadata, {
+        name: _Tensor(shape, kind, start + offset) for name, shape, kind, offset in infos
+    }

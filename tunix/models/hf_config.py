@@ -1,0 +1,74 @@
+"""Hugging Face ``config.json`` -> our config, refusing what we cannot represent."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tunix.models import families, hf_fields
+from tunix.models.transformer import config as config_lib
+from tunix.utils import config
+
+CONFIG_NAME = "config.json"
+
+
+def config_from_hf(
+    raw: Mapping[str, Any], *, where: str = CONFIG_NAME, **runtime: Any
+) -> config_lib.TransformerConfig:
+    """Return the config of the model that a parsed ``config.json`` describes.
+
+    Args:
+        raw: The parsed file; written by any version of transformers.
+        where: What to call the file in messages.
+        **runtime: Fields of :class:`TransformerConfig` that say how the model runs, e.g.
+            ``precision`` or ``scan_layers``.
+
+    Raises:
+        ConfigError: Listing every field that is missing, malformed, or has a value under
+            which the model would compute something that we cannot.
+    """
+    family = family_of(raw, where=where)
+    fields = hf_fields.HFFields(raw, where)
+    architecture = family.read_config(fields)
+    fields.raise_problems()
+    return family.config_class(**architecture, **runtime)
+
+
+def family_of(raw: Mapping[str, Any], *, where: str = CONFIG_NAME) -> families.Family:
+    """Return the family that a parsed ``config.json`` names.
+
+    Raises:
+        ConfigError: If ``model_type`` is missing or unknown; the known ones are listed.
+    """
+    by_type = {
+        model_type: family
+        for family in families.FAMILIES.values()
+        for model_type in family.hf_types
+    }
+    found = raw.get("model_type")
+    if found not in by_type:
+        hint = config.did_you_mean(str(found), by_type)
+        problem = (
+            f"model_type is {found!r}, which is not supported; known are {list(by_type)}{hint}"
+        )
+        raise config.ConfigError(f"Hugging Face config {where}", [problem])
+    return by_type[found]
+
+
+def read_config(path: str | pathlib.Path) -> dict[str, Any]:
+    """Return a parsed ``config.json``.
+
+    Raises:
+        ConfigError: If the file is not a JSON object.
+        OSError: If it cannot be read.
+    """
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        problem = f"not JSON: {error}"
+        raise config.ConfigError(f"Hugging Face config {path}", [problem]) from error
+    if not isinstance(raw, dict):
+        problem = f"expected a JSON object, found {type(raw).__name__}"
+        raise config.ConfigError(f"Hugging Face config {path}", [problem])
+    return raw

@@ -1,0 +1,212 @@
+"""Reads the safetensors files of one model, one tensor at a time.
+
+Nothing here knows about models: a directory is a set of named arrays. Files are mapped,
+not read, so a tensor costs memory only while somebody looks at it.
+"""
+
+import json
+import math
+import pathlib
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+DTYPES: Mapping[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+"""How the format calls the types; a file may mix them."""
+
+_MAX_HEADER = 100_000_000  # the limit of the format
+
+
+class CheckpointFileError(ValueError):
+    """A checkpoint file that is missing, truncated or not what its name says."""
+
+
+class SafetensorsFile:
+    """One mapped file: ``names`` and, by name, the tensors."""
+
+    def __init__(self, path: str | pathlib.Path):
+        """Map the file and check its header against its size.
+
+        Raises:
+            CheckpointFileError: If the file is not a complete safetensors file.
+        """
+        self.path = pathlib.Path(path)
+        self._header, self._data = _open(self.path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors, in the order of the header."""
+        return tuple(self._header)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor."""
+        return tuple(self._header[name]["shape"])
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a read-only view of one tensor in its stored type."""
+        entry = self._header[name]
+        start, end = entry["data_offsets"]
+        return self._data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+class SafetensorsDirectory:
+    """All tensors of a model directory, whichever of its files they are in.
+
+    Reads ``model.safetensors``, else the files of ``model.safetensors.index.json``, else
+    every ``*.safetensors`` file there is.
+    """
+
+    def __init__(self, file_dir: str | pathlib.Path):
+        """Open every file and check its header.
+
+        Raises:
+            CheckpointFileError: If the directory holds no model, a file is missing, truncated
+                or corrupt, or the files and their index disagree about any tensor.
+        """
+        self.where = str(file_dir)
+        paths = find_files(file_dir)
+        files = [SafetensorsFile(path) for path in paths]
+        index = pathlib.Path(file_dir) / INDEX_NAME
+        if index.exists() and paths[0].name != SINGLE_NAME:
+            _check_index(index, _weight_map(index), files)
+        counts = Counter(name for file in files for name in file.names)
+        if repeated := sorted(name for name, count in counts.items() if count > 1):
+            raise CheckpointFileError(
+                f"{file_dir}: tensors are in more than one of {[path.name for path in paths]}: "
+                f"{_listed(repeated)}; keep the files of one model only"
+            )
+        self._files = {name: file for file in files for name in file.names}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor."""
+        return {name: file.shape(name) for name, file in self._files.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a read-only view of one tensor in its stored type."""
+        return self._files[name].read(name)
+
+
+def find_files(file_dir: str | pathlib.Path) -> list[pathlib.Path]:
+    """Return the safetensors files that make up the model in ``file_dir``.
+
+    Raises:
+        CheckpointFileError: If there is no such directory, no such file, or files that the
+            index names are not there.
+    """
+    folder = pathlib.Path(file_dir)
+    if not folder.is_dir():
+        raise CheckpointFileError(
+            f"{folder}: no such model directory; expected a directory with {SINGLE_NAME} or "
+            f"{INDEX_NAME}"
+        )
+    if (folder / SINGLE_NAME).exists():
+        return [folder / SINGLE_NAME]
+    index = folder / INDEX_NAME
+    if not index.exists():
+        if files := sorted(folder.glob("*.safetensors")):
+            return files
+        found = sorted(path.name for path in folder.iterdir())
+        raise CheckpointFileError(
+            f"{folder}: no weights; looked for {SINGLE_NAME}, {INDEX_NAME} and *.safetensors, "
+            f"found {_listed(found) or 'an empty directory'}"
+        )
+    files = sorted({folder / name for name in _weight_map(index).values()})
+    if missing := [path.name for path in files if not path.exists()]:
+        raise CheckpointFileError(
+            f"{index}: names files that are not there: {_listed(missing)}; "
+            "the download is incomplete"
+        )
+    return files
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(index.read_text())["weight_map"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointFileError(
+            f"{index}: not a safetensors index ({error!r}); expected JSON with a 'weight_map'"
+        ) from error
+
+
+def _check_index(
+    index: pathlib.Path, weight_map: Mapping[str, str], files: list[SafetensorsFile]
+) -> None:
+    """Raise if any file lacks a tensor that the index promises, or holds one it does not."""
+    problems = []
+    for file in files:
+        promised = {name for name, where in weight_map.items() if where == file.path.name}
+        if lacking := sorted(promised - set(file.names)):
+            problems.append(f"{file.path.name} lacks {_listed(lacking)}")
+        if extra := sorted(set(file.names) - promised):
+            problems.append(f"{file.path.name} also holds {_listed(extra)}")
+    if problems:
+        raise CheckpointFileError(f"{index}: disagrees with its files: " + "; ".join(problems))
+
+
+def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the tensors' header entries and the mapped bytes behind the header."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER + 1
+        if length > min(size - 8, _MAX_HEADER):
+            raise CheckpointFileError(
+                f"{path}: {size} bytes are not a safetensors file, or only its beginning; "
+                "download it again"
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        problems = [text for name, entry in header.items() for text in _check(name, entry)]
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointFileError(
+            f"{path}: corrupt safetensors header ({error!r}); download it again"
+        ) from error
+    if problems:
+        raise CheckpointFileError(f"{path}: unusable tensors: " + "; ".join(problems))
+    if 8 + length + end != size:
+        raise CheckpointFileError(
+            f"{path}: has {size} bytes where its header promises {8 + length + end}; the file is "
+            "truncated or corrupt, download it again"
+        )
+    if end == 0:
+        return header, np.empty(0, np.uint8)  # an empty range cannot be mapped
+    return header, np.memmap(path, np.uint8, "r", offset=8 + length)
+
+
+def _check(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one entry of a header."""
+    dtype = DTYPES.get(entry["dtype"])
+    start, end = entry["data_offsets"]
+    if dtype is None:
+        yield f"{name} has type {entry['dtype']!r}, readable are {list(DTYPES)}"
+    elif end - start != math.prod(entry["shape"]) * dtype.itemsize:
+        yield (
+            f"{name} of shape {entry['shape']} and type {entry['dtype']} takes {end - start} bytes"
+        )
+
+
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,170 @@
+"""The rows of a weight table, the slots they make in one model, and the audit of a checkpoint.
+
+Pure bookkeeping over names and shapes: no array is touched here.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """``hf`` and ``ours`` name the same tensor; ``layout`` turns the first into the second.
+
+    ``{i}`` stands for a layer index. ``layout`` is a permutation of axes in the notation of
+    einops (``"o i -> i o"``), or ``None`` where both sides store the tensor alike.
+    """
+
+    hf: str
+    ours: str | None
+    """``None``: files may hold this tensor, but the model computes it."""
+
+    layout: str | None = None
+
+    copy_of: str | None = None
+    """Where a model has no parameter ``ours``, files may still hold the tensor if it equals
+    this parameter: tied models are often saved with both copies."""
+
+
+class TensorSource(Protocol):
+    """The named arrays of one checkpoint."""
+
+    @property
+    def where(self) -> str:
+        """What to call the checkpoint in messages."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor, known before any is read."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one tensor."""
+        ...
+
+
+class WeightsError(ValueError):
+    """A checkpoint and a model that do not fit each other, with every reason why."""
+
+    def __init__(self, headline: str, problems: Iterable[str]):
+        self.headline, self.problems = headline, tuple(problems)
+        super().__init__(headline, self.problems)  # args as passed, so that the error pickles
+
+    def __str__(self) -> str:
+        """Return one line per problem."""
+        return f"{self.headline}:" + "".join(f"\n  - {p}" for p in self.problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """The place of one checkpoint tensor: a parameter, or one layer of a stacked one."""
+
+    hf: str
+    index: int | None
+    """Layer of a stacked parameter; ``None`` for a parameter of its own."""
+    shape: tuple[int, ...]
+    """Shape in the checkpoint."""
+    to_ours: tuple[int, ...]
+    """Permutation of axes that turns the checkpoint's layout into ours."""
+    to_hf: tuple[int, ...]
+    """The inverse."""
+
+
+def slots(
+    table: Sequence[Weight], shapes: Mapping[str, tuple[int, ...]], num_layers: int
+) -> dict[str, list[Slot]]:
+    """Return the slots of every parameter in ``shapes`` that the table names, layers in order."""
+    found: dict[str, list[Slot]] = {}
+    for row in table:
+        for path, hf, index in _homes(row, shapes, num_layers):
+            shape = shapes[path] if index is None else shapes[path][1:]
+            to_ours, to_hf = _permutations(row.layout, len(shape))
+            slot = Slot(hf, index, tuple(shape[axis] for axis in to_hf), to_ours, to_hf)
+            found.setdefault(path, []).append(slot)
+    return found
+
+
+def audit(
+    table: Sequence[Weight],
+    slots: Mapping[str, Sequence[Slot]],
+    parameters: Iterable[str],
+    source: TensorSource,
+) -> list[Weight]:
+    """Return the redundant copies in ``source``.
+
+    Raises:
+        WeightsError: Unless every other tensor has a parameter of its shape, and every
+            parameter its tensors; all that do not are listed.
+    """
+    found = {name: tuple(shape) for name, shape in source.shapes.items()}
+    expected = {slot.hf: slot.shape for group in slots.values() for slot in group}
+    extra = found.keys() - expected.keys()
+    copies = [row for row in table if row.copy_of is not None and row.hf in extra]
+    extra -= {row.hf for row in copies}
+    computed = [re.escape(row.hf).replace(r"\{i\}", r"\d+") for row in table if row.ours is None]
+    problems = {
+        "no checkpoint tensor": [
+            f"{name} {shape}" for name, shape in expected.items() if name not in found
+        ],
+        "no parameter for checkpoint tensor": [
+            f"{name} {found[name]}"
+            for name in found
+            if name in extra and not any(re.fullmatch(pattern, name) for pattern in computed)
+        ],
+        "checkpoint tensor": [
+            f"{name} has shape {found[name]}, the model needs {shape}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+        "no row of the weight table for parameter": [
+            name for name in parameters if name not in slots
+        ],
+    }
+    lines = [f"{kind} {text}" for kind, texts in problems.items() for text in collapsed(texts)]
+    if lines:
+        raise WeightsError(f"{source.where} does not fit the model", lines)
+    return copies
+
+
+def collapsed(texts: Iterable[str]) -> list[str]:
+    """Return ``texts`` with those that differ in the layer only joined into one."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for text in texts:
+        match = re.search(r"(?<=layers\.)\d+(?=\.)", text)
+        pattern = text if match is None else f"{text[: match.start()]}{{i}}{text[match.end() :]}"
+        groups.setdefault(pattern, []).append((text, match.group() if match else ""))
+    lines = []
+    for pattern, members in groups.items():
+        layers = ", ".join(layer for _, layer in members)
+        lines.append(members[0][0] if len(members) == 1 else f"{pattern} for i in {layers}")
+    return lines
+
+
+def _homes(
+    row: Weight, shapes: Mapping[str, tuple[int, ...]], num_layers: int
+) -> list[tuple[str, str, int | None]]:
+    """Return parameter, checkpoint name and index in the stack for each tensor of a row."""
+    if row.ours is None:
+        return []
+    if "{i}" not in row.ours:
+        return [(row.ours, row.hf, None)] if row.ours in shapes else []
+    stacked = row.ours.replace(".{i}.", ".")
+    if stacked in shapes:
+        return [(stacked, row.hf.format(i=i), i) for i in range(num_layers)]
+    paths = [(row.ours.format(i=i), row.hf.format(i=i)) for i in range(num_layers)]
+    return [(path, hf, None) for path, hf in paths if path in shapes]
+
+
+def _permutations(layout: str | None, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the permutation of axes that ``layout`` describes, and its inverse."""
+    if layout is None:
+        return tuple(range(rank)), tuple(range(rank))
+    left, right = (side.split() for side in layout.split("->"))
+    if sorted(left) != sorted(right) or len(set(left)) != len(left) or len(left) != rank:
+        raise ValueError(f"layout {layout!r} is not a permutation of {rank} axes")
+    return tuple(left.index(axis) for axis in right), tuple(right.index(axis) for axis in left)
