@@ -60,6 +60,11 @@ class WeightsError(ValueError):
         return f"{self.headline}:" + "".join(f"\n  - {p}" for p in self.problems)
 
 
+def misfit(source: TensorSource, problems: Iterable[str]) -> WeightsError:
+    """Return the error of a checkpoint that does not fit the model."""
+    return WeightsError(f"{source.where} does not fit the model", problems)
+
+
 @dataclasses.dataclass(frozen=True)
 class Slot:
     """The place of one checkpoint tensor: a parameter, or one layer of a stacked one."""
@@ -127,7 +132,7 @@ def audit(
     }
     lines = [f"{kind} {text}" for kind, texts in problems.items() for text in collapsed(texts)]
     if lines:
-        raise WeightsError(f"{source.where} does not fit the model", lines)
+        raise misfit(source, lines)
     return copies
 
 

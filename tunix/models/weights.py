@@ -20,8 +20,7 @@ from tunix.models.transformer import decoder, sharding
 
 ModelT = TypeVar("ModelT", bound=decoder.Decoder)
 
-_ALIGNMENT = 64
-"""Host arrays that start at a multiple of this become JAX CPU arrays without a copy."""
+_ALIGNMENT = 64  # bytes; what JAX wants of a host array that it takes over
 
 
 def load_model(
@@ -49,9 +48,9 @@ def load_model(
     slots = weight_table.slots(table, shapes, config.num_layers)
     copies = weight_table.audit(table, slots, shapes, source)
 
-    places = _places(state, mesh)
+    where = places(state, mesh)
     filled = {
-        name: jax.device_put(_filled(leaf, slots[name], source), places[name])
+        name: jax.device_put(_filled(leaf, slots[name], source), where[name])
         for _, name, leaf in variables
     }
     for row in copies:
@@ -94,8 +93,12 @@ def dotted(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def _places(state: nnx.State, mesh: Mesh | None) -> Mapping[str, Any]:
-    """Return where each parameter goes: its sharding, or ``None`` for the default device."""
+def places(state: nnx.State, mesh: Mesh | None) -> Mapping[str, Any]:
+    """Return where each parameter goes: its sharding, or ``None`` for the default device.
+
+    Raises:
+        ShardingError: If the mesh does not divide a parameter.
+    """
     if mesh is None:
         return {dotted(path): None for path, _ in nnx.to_flat_state(state)}
     placed = nnx.to_flat_state(sharding.state_shardings(state, mesh))
@@ -106,7 +109,7 @@ def _filled(
     leaf: nnx.Variable, slots: Sequence[weight_table.Slot], source: weight_table.TensorSource
 ) -> np.ndarray:
     """Return one parameter, read from its tensors, in its own dtype."""
-    out = _aligned_empty(leaf.shape, leaf.dtype)
+    out = aligned_empty(leaf.shape, leaf.dtype)
     for slot in slots:
         array = _floating(slot.hf, source)
         if array.dtype == ml_dtypes.bfloat16 and out.dtype != array.dtype:
@@ -120,11 +123,12 @@ def _floating(name: str, source: weight_table.TensorSource) -> np.ndarray:
     array = source.read(name)
     if not np.issubdtype(array.dtype, np.floating) and array.dtype != ml_dtypes.bfloat16:
         problem = f"checkpoint tensor {name} holds {array.dtype}, expected floating point"
-        raise weight_table.WeightsError(source.where, [problem])
+        raise weight_table.misfit(source, [problem])
     return array
 
 
-def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialised array that becomes a JAX CPU array without a copy."""
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
@@ -144,4 +148,4 @@ def _check_copy(
             f"checkpoint tensor {row.hf} differs from {row.copy_of}, which the config says it is "
             "tied to; set tie_word_embeddings to false in the checkpoint's config.json"
         )
-        raise weight_table.WeightsError(source.where, [problem])
+        raise weight_table.misfit(source, [problem])

@@ -7,7 +7,7 @@ import pathlib
 import platform
 
 import jax
-import jaxlib
+from jaxlib import version as jaxlib_version
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def default_directory() -> pathlib.Path:
     processor: compiled CPU code may use instructions that another machine lacks.
     """
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return root / "tunix" / "xla" / f"{jaxlib.__version__}-{_processor_id()}"
+    return root / "tunix" / "xla" / f"{jaxlib_version.__version__}-{_processor_id()}"
 
 
 def enable(directory: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
@@ -35,7 +35,7 @@ def enable(directory: str | os.PathLike[str] | None = None) -> pathlib.Path | No
     :func:`default_directory` are tried in this order. A directory that cannot be written
     costs compile time, not the run: it is reported and the cache stays off.
     """
-    configured = jax.config.jax_compilation_cache_dir or os.environ.get(_JAX_VARIABLE)
+    configured = jax.config.values["jax_compilation_cache_dir"] or os.environ.get(_JAX_VARIABLE)
     if configured:
         return pathlib.Path(configured)
     chosen = directory or os.environ.get(DIRECTORY_VARIABLE) or default_directory()

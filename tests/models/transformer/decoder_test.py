@@ -148,7 +148,7 @@ def test_a_changed_config_keeps_the_weights(model):
 
 def test_a_cached_call_refuses_positions_of_its_own(model):
     cache = cache_lib.init_cache(TINY, 1, 4)
-    with pytest.raises(ValueError, match="follow from cache.lengths"):
+    with pytest.raises(ValueError, match=r"follow from cache\.lengths"):
         model(tokens_of(1, 2), jnp.zeros((1, 2), jnp.int32), cache)
 
 

@@ -22,7 +22,7 @@ class LayerCache:
     def write(
         self, k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], slots: Int[Array, "B T"]
     ) -> "LayerCache":
-        """Return the cache with the new keys and values at ``slots``; slots past the end are dropped."""
+        """Return the cache with the new tokens at ``slots``; slots past the end are dropped."""
         rows = jnp.arange(k.shape[0])[:, None]
         return LayerCache(
             k=self.k.at[rows, slots].set(k.astype(self.k.dtype), mode="drop"),

@@ -122,7 +122,8 @@ class Decoder(nnx.Module):
             x = _run_layers(self.layers, self.config, x, context)
         else:
             x, layers = _run_cached_layers(self.layers, self.config, x, context, cache.layers)
-            cache = cache.replace(layers=layers, lengths=cache.lengths + input_tokens.shape[1])
+            lengths = cache.lengths + input_tokens.shape[1]
+            cache = cache_lib.KVCache(layers=layers, lengths=lengths)
         return self.norm(x), cache
 
     def output_head(self) -> OutputHead:

@@ -37,6 +37,7 @@ class RMSNorm(nnx.Module):
         self.eps = config.norm_eps
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Return ``x`` with a mean square of one per token, scaled, in float32."""
         return norm.rms_norm(x, self.scale[...], eps=self.eps)
 
 
@@ -56,6 +57,7 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], context: Context, cache: cache_lib.LayerCache | None
     ) -> tuple[Float[Array, "B T D"], cache_lib.LayerCache | None]:
+        """Return what each token reads from those it may see, and the extended cache."""
         config, adapters = self.config, context.adapters
         heads = (*x.shape[:2], -1, config.head_dim)
         q = self.q_proj(x, adapters=adapters).reshape(heads)
@@ -64,7 +66,7 @@ class Attention(nnx.Module):
         q = rope.apply_rope(q, context.sin, context.cos)
         k = rope.apply_rope(k, context.sin, context.cos)
         settings = {"scale": config.query_scale, "precision": self.q_proj.precision}
-        if cache is None:
+        if cache is None or context.lengths is None:
             out = attention.attend(
                 q,
                 k,
@@ -91,6 +93,7 @@ class MLP(nnx.Module):
         self.down_proj = projection.Projection(f, d, ("mlp", "embed"), config, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"], *, adapters: bool) -> Float[Array, "B T D"]:
+        """Return the network's output for every token."""
         gate = jax.nn.silu(self.gate_proj(x, adapters=adapters))
         return self.down_proj(gate * self.up_proj(x, adapters=adapters), adapters=adapters)
 
@@ -107,6 +110,7 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], context: Context, cache: cache_lib.LayerCache | None = None
     ) -> tuple[Float[Array, "B T D"], cache_lib.LayerCache | None]:
+        """Return the residual stream after this layer, and the layer's extended cache."""
         y, cache = self.self_attn(self.input_layernorm(x), context, cache)
         x = x + y
         return x + self.mlp(self.post_attention_layernorm(x), adapters=context.adapters), cache

@@ -32,7 +32,7 @@ class Projection(nnx.Module):
         shape = (in_features, out_features)
         w = INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.w = nnx.Param(w.astype(config.dtype), logical_axes=axes)
-        self.precision = dot_lib.resolve_precision(config.precision)
+        self.precision: dot_lib.Precision = dot_lib.resolve_precision(config.precision)
         self.lora_scale: float | None = None
 
     def __call__(self, x: Float[Array, "*b i"], *, adapters: bool = True) -> Float[Array, "*b o"]:

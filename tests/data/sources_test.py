@@ -1,0 +1,95 @@
+"""Rows are read whole, or every bad line is named."""
+
+import json
+import pickle
+
+import pytest
+
+from tunix.data import errors, sources
+
+
+def lines(tmp_path, *rows):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(
+        b"\n".join(r if isinstance(r, bytes) else json.dumps(r).encode() for r in rows)
+    )
+    return path
+
+
+def test_rows_of_a_file_know_their_line_and_blank_lines_are_no_rows(tmp_path):
+    path = lines(tmp_path, {"text": "a"}, b"", b"  ", {"text": "\u00e9"})
+    rows = sources.read_rows(path)
+    assert [row.values for row in rows] == [{"text": "a"}, {"text": "\u00e9"}]
+    assert [row.where for row in rows] == [f"{path}:1", f"{path}:4"]
+    assert sources.read_rows(str(path)) == rows
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path):
+    path = lines(tmp_path, b'\xef\xbb\xbf{"text": "a"}')
+    assert sources.read_rows(path)[0].values == {"text": "a"}
+
+
+def test_lists_and_generators_are_numbered_from_zero():
+    rows = sources.read_rows({"n": n} for n in range(3))
+    assert [(row.values["n"], row.where) for row in rows] == [
+        (0, "row 0"), (1, "row 1"), (2, "row 2"),
+    ]  # fmt: skip
+
+
+def test_every_bad_line_is_named_at_once(tmp_path):
+    path = lines(tmp_path, {"text": "a"}, b'{"text": }', b'{"text": "\xff"}', b"[1]", b"{")
+    with pytest.raises(errors.DataError) as caught:
+        sources.read_rows(path)
+    text = str(caught.value)
+    assert f"{path}:2: not valid JSON at column 10: Expecting value" in text
+    assert f"{path}:3: not UTF-8 at byte 11 of the line" in text
+    assert f"{path}:4: expected an object of columns, found list" in text
+    assert f"{path}:5: not valid JSON" in text
+    assert f"{path}:1:" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param([], "the data set:\n  - it is empty", id="no rows"),
+        pytest.param(["text"], "row 0: expected an object of columns, found str", id="text"),
+        pytest.param("/no/such.jsonl", "/no/such.jsonl:\n  - there is no such file", id="no file"),
+        pytest.param("/", "it is a directory", id="a directory"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(source, message):
+    with pytest.raises(errors.DataError, match=message):
+        sources.read_rows(source)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    with pytest.raises(errors.DataError, match="it is empty; expected one row or more"):
+        sources.read_rows(lines(tmp_path, b"\n"))
+
+
+def test_columns_are_renamed():
+    rows = sources.read_rows([{"question": "q", "id": 1}], columns={"prompt": "question"})
+    assert rows[0].values == {"prompt": "q", "id": 1}
+
+
+def test_a_column_to_rename_must_be_there_and_its_new_name_free():
+    with pytest.raises(errors.DataError) as caught:
+        sources.read_rows(
+            [{"questoin": "q"}, {"question": "q", "prompt": "p"}], columns={"prompt": "question"}
+        )
+    text = str(caught.value)
+    assert "row 0: no column 'question' (did you mean 'questoin'?)" in text
+    assert "row 1: has a column 'prompt' already" in text
+
+
+def test_a_long_list_of_problems_is_cut_and_counted():
+    error = errors.DataError("x.jsonl", [f"problem {i}" for i in range(25)])
+    assert "problem 19" in str(error)
+    assert "problem 20" not in str(error)
+    assert str(error).endswith("and 5 more")
+    assert len(error.problems) == 25
+
+
+def test_the_error_survives_another_process():
+    error = errors.DataError("x", ["a"])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

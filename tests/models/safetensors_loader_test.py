@@ -1,0 +1,135 @@
+"""Files written by the safetensors library are read; damaged ones are named."""
+
+import json
+import pickle
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors import torch as safetensors_torch
+
+from tunix.models import safetensors_loader as loader
+
+TENSORS = {
+    "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "b.half": torch.tensor([1.5, -2.0], dtype=torch.float16),
+    "b.brain": torch.tensor([[3.0], [1e30]], dtype=torch.bfloat16),
+    "c.double": torch.tensor(0.1, dtype=torch.float64),
+    "d.ids": torch.tensor([1, 2, 3]),
+    "e.empty": torch.zeros(0, 4),
+}
+
+
+def write(path, tensors=TENSORS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors_torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def write_sharded(folder):
+    names = list(TENSORS)
+    shards = {"one.safetensors": names[:2], "two.safetensors": names[2:]}
+    for file, members in shards.items():
+        write(folder / file, {name: TENSORS[name] for name in members})
+    index = {"weight_map": {name: file for file, members in shards.items() for name in members}}
+    (folder / loader.INDEX_NAME).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("layout", ["one file", "index", "no index"])
+def test_every_tensor_comes_back_in_its_own_type(layout, tmp_path):
+    if layout == "one file":
+        write(tmp_path / loader.SINGLE_NAME)
+    else:
+        write_sharded(tmp_path)
+        if layout == "no index":
+            (tmp_path / loader.INDEX_NAME).unlink()
+    directory = loader.SafetensorsDirectory(tmp_path)
+    assert directory.shapes == {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+    for name, tensor in TENSORS.items():
+        found = directory.read(name)
+        assert found.dtype.name == str(tensor.dtype).removeprefix("torch.")
+        np.testing.assert_array_equal(found.astype(np.float64), tensor.double().numpy())
+    assert directory.read("b.brain").dtype == ml_dtypes.bfloat16
+
+
+def test_a_file_of_no_tensors_is_empty(tmp_path):
+    write(tmp_path / loader.SINGLE_NAME, {})
+    assert loader.SafetensorsDirectory(tmp_path).shapes == {}
+
+
+def error_of(folder):
+    with pytest.raises(loader.CheckpointFileError) as error:
+        loader.SafetensorsDirectory(folder)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    return str(error.value)
+
+
+def test_a_missing_directory_says_what_was_expected(tmp_path):
+    message = error_of(tmp_path / "nowhere")
+    assert "nowhere: no such model directory" in message
+    assert loader.INDEX_NAME in message
+
+
+def test_a_directory_without_weights_lists_what_it_holds(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "found pytorch_model.bin" in error_of(tmp_path)
+
+
+def test_files_that_the_index_names_but_are_not_there_are_listed(tmp_path):
+    write_sharded(tmp_path)
+    (tmp_path / "two.safetensors").unlink()
+    assert "names files that are not there: two.safetensors" in error_of(tmp_path)
+
+
+def test_an_index_that_disagrees_with_its_files_is_an_error(tmp_path):
+    write_sharded(tmp_path)
+    path = tmp_path / loader.INDEX_NAME
+    index = json.loads(path.read_text())
+    index["weight_map"]["z"] = "one.safetensors"
+    del index["weight_map"]["d.ids"]
+    path.write_text(json.dumps(index))
+    message = error_of(tmp_path)
+    assert "one.safetensors lacks z" in message
+    assert "two.safetensors also holds d.ids" in message
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}'])
+def test_an_index_that_is_none_is_an_error(text, tmp_path):
+    (tmp_path / loader.INDEX_NAME).write_text(text)
+    assert "not a safetensors index" in error_of(tmp_path)
+
+
+def test_a_tensor_in_two_files_is_an_error(tmp_path):
+    write(tmp_path / "one.safetensors")
+    shutil.copy(tmp_path / "one.safetensors", tmp_path / "two.safetensors")
+    assert "more than one of ['one.safetensors', 'two.safetensors']" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 100, 0.5, -1], ids=str)
+def test_a_truncated_file_is_named(keep, tmp_path):
+    path = tmp_path / loader.SINGLE_NAME
+    write(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
+    message = error_of(tmp_path)
+    assert str(path) in message
+    assert "download it again" in message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (b'"shape":[2,3]', b'"shape":[2,4]', "a of shape [2, 4] and type F32 takes 24 bytes"),
+        (b'"dtype":"F16"', b'"dtype":"F8x"', "b.half has type 'F8x'"),
+        (b'"dtype":"F16"', b'"dtipe":"F16"', "corrupt safetensors header"),
+        (b'{"dtype"', b'{ dtype"', "corrupt safetensors header"),
+    ],
+)
+def test_a_corrupt_header_is_named(before, after, expected, tmp_path):
+    path = tmp_path / loader.SINGLE_NAME
+    write(path)
+    data = path.read_bytes()
+    assert before in data
+    path.write_bytes(data.replace(before, after, 1))
+    assert expected in error_of(tmp_path)

@@ -1,0 +1,322 @@
+"""Attention against a direct float64 computation, packed against separate rows, cache against row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunix.ops import attention
+
+BATCH, HEAD_DIM, SCALE = 2, 8, 0.3
+HEADS = {"MHA": (4, 4), "GQA": (6, 2), "MQA": (3, 1)}
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    """Cross every chunk boundary with short rows."""
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 8)
+    monkeypatch.setattr(attention, "KEY_CHUNK", 4)
+
+
+def qkv(length, heads=(6, 2), batch=BATCH, seed=0):
+    rng = np.random.default_rng(seed)
+    counts = (heads[0], heads[1], heads[1])
+    return tuple(
+        jnp.asarray(rng.normal(size=(batch, length, n, HEAD_DIM)), jnp.float32) for n in counts
+    )
+
+
+def visible_by_rule(length, batch=BATCH, positions=None, segments=None, prefixes=None, window=None):
+    """Return the mask of the contract, one entry at a time."""
+    mask = np.zeros((batch, length, length), bool)
+    for b, i, j in np.ndindex(batch, length, length):
+        mask[b, i, j] = j <= i
+        if segments is not None:
+            linked = {segments[b][i]} | ({prefixes[b][i]} if prefixes is not None else set())
+            mask[b, i, j] &= segments[b][j] in linked - {0} and segments[b][i] != 0
+        if window is not None:
+            age = i - j if positions is None else positions[b][i] - positions[b][j]
+            mask[b, i, j] &= age < window
+    return mask
+
+
+def naive(q, k, v, mask, softcap=None):
+    """Return attention with repeated keys and full scores; rows that see nothing are 0."""
+    group = q.shape[2] // k.shape[2]
+    k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
+    scores = jnp.einsum("bind,bjnd->bnij", q, k, precision="highest") * SCALE
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    mask = jnp.asarray(mask)[:, None]
+    weights = jax.nn.softmax(jnp.where(mask, scores, -1e9), axis=-1) * mask
+    return jnp.einsum("bnij,bjnd->bind", weights, v, precision="highest")
+
+
+def assert_same_function(ours, reference, args, atol=3e-6):
+    """Compare values and all gradients under a random cotangent."""
+    out, pull = jax.vjp(jax.jit(ours), *args)
+    expected, expected_pull = jax.vjp(reference, *args)
+    np.testing.assert_allclose(out, expected, atol=atol)
+    g = jnp.asarray(np.random.default_rng(9).normal(size=out.shape), jnp.float32)
+    for grad, expected_grad in zip(pull(g), expected_pull(g), strict=True):
+        np.testing.assert_allclose(grad, expected_grad, atol=4 * atol)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 20])
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+def test_causal_attention_of_every_head_layout(heads, length):
+    mask = visible_by_rule(length)
+    assert_same_function(
+        lambda q, k, v: attention.attend(q, k, v, positions=None, scale=SCALE, precision="exact"),
+        lambda q, k, v: naive(q, k, v, mask),
+        qkv(length, heads),
+    )
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 100])
+@pytest.mark.parametrize("given", [False, True], ids=["row index", "positions"])
+def test_a_window_counts_back_from_the_query(window, given):
+    length = 19
+    # Row 1 restarts and skips, so that positions differ from the row index.
+    positions = np.stack([np.arange(length), np.r_[np.arange(6), np.arange(4, 17)]])
+    mask = visible_by_rule(length, positions=positions if given else None, window=window)
+    assert_same_function(
+        lambda q, k, v: attention.attend(
+            q,
+            k,
+            v,
+            positions=jnp.asarray(positions) if given else None,
+            window=window,
+            scale=SCALE,
+            precision="exact",
+        ),
+        lambda q, k, v: naive(q, k, v, mask),
+        qkv(length),
+    )
+
+
+def test_a_window_of_one_returns_the_own_value():
+    q, k, v = qkv(11, (2, 2))
+    out = attention.attend(q, k, v, positions=None, window=1, scale=SCALE, precision="exact")
+    np.testing.assert_allclose(out, v, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [6, 20])
+def test_softcap_bounds_scores_before_the_mask(length):
+    q, k, v = qkv(length)
+    mask = visible_by_rule(length)
+    assert_same_function(
+        lambda q, k, v: attention.attend(
+            q, k, v, positions=None, scale=SCALE, softcap=0.8, precision="exact"
+        ),
+        lambda q, k, v: naive(q, k, v, mask, softcap=0.8),
+        (3 * q, k, v),
+    )
+
+
+SEGMENTS = [
+    [1] * 5 + [2] * 9 + [3] * 6 + [0] * 2,
+    [0] * 3 + [4] * 10 + [2] * 1 + [0] * 1 + [9] * 7,
+]
+PREFIXES = [
+    [0] * 5 + [1] * 9 + [1] * 6 + [0] * 2,
+    [0] * 3 + [0] * 10 + [4] * 1 + [4] * 1 + [0] * 7,
+]
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "segments and prefixes"])
+def test_packed_rows_follow_the_segment_rule(prefixes, window):
+    length = len(SEGMENTS[0])
+    positions = np.tile(np.arange(length) % 7, (2, 1))
+    mask = visible_by_rule(length, 2, positions, SEGMENTS, prefixes, window)
+    assert_same_function(
+        lambda q, k, v: attention.attend(
+            q,
+            k,
+            v,
+            positions=jnp.asarray(positions),
+            segment_ids=jnp.asarray(SEGMENTS),
+            prefix_ids=None if prefixes is None else jnp.asarray(prefixes),
+            window=window,
+            scale=SCALE,
+            precision="exact",
+        ),
+        lambda q, k, v: naive(q, k, v, mask),
+        qkv(length),
+    )
+
+
+def test_completions_packed_behind_their_prompt_equal_separate_rows():
+    prompt, first, second = 5, 7, 4
+    q, k, v = qkv(prompt + first + second, batch=1)
+    segments = jnp.asarray([[1] * prompt + [2] * first + [3] * second])
+    prefixes = jnp.asarray([[0] * prompt + [1] * (first + second)])
+    positions = jnp.concatenate(
+        [jnp.arange(prompt + first), jnp.arange(prompt, prompt + second)]
+    )[None]
+    options = {"scale": SCALE, "window": 6, "precision": "exact"}
+    packed = attention.attend(
+        q, k, v, positions=positions, segment_ids=segments, prefix_ids=prefixes, **options
+    )
+    for start, size in ((prompt, first), (prompt + first, second)):
+        own = np.r_[np.arange(prompt), np.arange(start, start + size)]
+        alone = attention.attend(q[:, own], k[:, own], v[:, own], positions=None, **options)
+        np.testing.assert_allclose(packed[:, own], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("length", [6, 20])
+def test_padding_is_exactly_zero_forward_and_backward(length, precision):
+    q, k, v = qkv(length)
+    segments = jnp.asarray(np.stack([np.arange(length) < 4, np.zeros(length)]), jnp.int32)
+
+    def out(q, k, v):
+        return attention.attend(
+            q, k, v, positions=None, segment_ids=segments, scale=SCALE, precision=precision
+        )
+
+    values, pull = jax.vjp(out, q, k, v)
+    np.testing.assert_array_equal(values[0, 4:], 0.0)
+    np.testing.assert_array_equal(values[1], 0.0)
+    assert float(jnp.abs(values[0, :4]).min()) > 0.0
+    for grad in pull(jnp.ones_like(values)):
+        np.testing.assert_array_equal(grad[0, 4:], 0.0)
+        np.testing.assert_array_equal(grad[1], 0.0)
+        assert bool(jnp.isfinite(grad).all())
+
+
+def test_an_attention_mask_restricts_further():
+    length = 20
+    extra = np.random.default_rng(3).random((BATCH, length, length)) < 0.5
+    extra[1, 4] = False  # sees nothing
+    mask = visible_by_rule(length) & extra
+    assert_same_function(
+        lambda q, k, v: attention.attend(
+            q,
+            k,
+            v,
+            positions=None,
+            attention_mask=jnp.asarray(extra),
+            scale=SCALE,
+            precision="exact",
+        ),
+        lambda q, k, v: naive(q, k, v, mask),
+        qkv(length),
+    )
+
+
+@pytest.mark.parametrize("length", [6, 20])
+def test_fast_mode_stays_within_bfloat16_error(length):
+    args = qkv(length)
+
+    def total(precision, *args):
+        return attention.attend(*args, positions=None, scale=SCALE, precision=precision)
+
+    out, pull = jax.vjp(lambda *a: total("fast", *a), *args)
+    expected, expected_pull = jax.vjp(lambda *a: total("exact", *a), *args)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, atol=0.01 * float(jnp.abs(expected).max()))
+    for grad, exact in zip(pull(out), expected_pull(out), strict=True):
+        np.testing.assert_allclose(grad, exact, atol=0.02 * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("window", [None, 1, 5])
+def test_cached_attention_equals_the_end_of_the_row(heads, new, window):
+    size, lengths = 14, np.array([0, 6, 14 - new])
+    q, k, v = qkv(size, heads, batch=3)
+    whole = attention.attend(
+        q, k, v, positions=None, scale=SCALE, window=window, softcap=2.0, precision="exact"
+    )
+    rows = np.arange(3)[:, None]
+    slots = lengths[:, None] + np.arange(new)
+    cached = jax.jit(
+        lambda q, lengths: attention.attend_cached(
+            q, k, v, lengths=lengths, scale=SCALE, window=window, softcap=2.0, precision="exact"
+        )
+    )(q[rows, slots], jnp.asarray(lengths))
+    np.testing.assert_allclose(cached, whole[rows, slots], atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [3, 4, 7, 8])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_slots_beyond_the_filled_part_are_never_read(size, precision):
+    q, k, v = qkv(size)
+    lengths = jnp.array([0, size - 1])
+    stale = jnp.arange(size)[None, :, None, None] > lengths[:, None, None, None]
+
+    def cached(k, v):
+        return attention.attend_cached(
+            q[:, :1], k, v, lengths=lengths, scale=SCALE, precision=precision
+        )
+
+    np.testing.assert_array_equal(
+        cached(k, v), cached(jnp.where(stale, 1e9, k), jnp.where(stale, -1e9, v))
+    )
+
+
+def test_the_trip_count_follows_the_filled_part_without_recompiling():
+    size = 16
+    q, k, v = qkv(size)
+    traces = []
+
+    @jax.jit
+    def cached(k, v, lengths):
+        traces.append(1)
+        return attention.attend_cached(
+            q[:, :1], k, v, lengths=lengths, scale=SCALE, precision="exact"
+        )
+
+    for filled in (0, 3, 4, 9, 15):
+        # NaN in a chunk that is read would reach the output, visible or not.
+        unread = -(-(filled + 1) // 4) * 4
+        clean = cached(k, v, jnp.full(2, filled))
+        out = cached(
+            k.at[:, unread:].set(jnp.nan), v.at[:, unread:].set(jnp.nan), jnp.full(2, filled)
+        )
+        np.testing.assert_array_equal(out, clean)
+    assert len(traces) == 1
+
+
+def test_a_bfloat16_cache_loses_no_more_than_its_rounding():
+    q, k, v = qkv(12)
+    low = (k.astype(jnp.bfloat16), v.astype(jnp.bfloat16))
+    lengths = jnp.array([11, 5])
+    options = {"lengths": lengths, "scale": SCALE, "precision": "exact"}
+    np.testing.assert_allclose(
+        attention.attend_cached(q[:, :1], *low, **options),
+        attention.attend_cached(q[:, :1], *(x.astype(jnp.float32) for x in low), **options),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_scores_of_long_rows_are_never_held_at_once(precision, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 64)
+    length = 1024
+    shapes = [jax.ShapeDtypeStruct((1, length, 4, 8), jnp.float32)] * 3
+
+    def loss(q, k, v):
+        return attention.attend(q, k, v, positions=None, scale=SCALE, precision=precision).sum()
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*shapes).compile()
+    all_scores = 4 * 4 * length * length
+    assert compiled.memory_analysis().temp_size_in_bytes < all_scores / 2
+
+
+def test_heads_that_do_not_divide_are_refused():
+    q, k, v = qkv(4, (3, 2))
+    with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
+        attention.attend(q, k, v, positions=None, scale=SCALE, precision="exact")
+    with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
+        attention.attend_cached(q, k, v, lengths=jnp.zeros(2, int), scale=SCALE, precision="exact")
+
+
+def test_prefixes_without_segments_are_refused():
+    q, k, v = qkv(4)
+    with pytest.raises(ValueError, match="need segment_ids"):
+        attention.attend(
+            q, k, v, prefix_ids=jnp.ones((2, 4), jnp.int32), scale=SCALE, precision="exact"
+        )

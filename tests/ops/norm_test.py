@@ -1,0 +1,57 @@
+"""RMSNorm against hand-worked numbers and torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from tunix.ops import norm
+
+
+def test_a_row_worked_by_hand():
+    # mean of squares (9 + 16) / 2 = 12.5; with eps 12.5 the divisor is sqrt(25) = 5.
+    y = norm.rms_norm(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), eps=12.5)
+    np.testing.assert_allclose(y, [0.6, 1.6], rtol=1e-6)
+
+
+def test_an_offset_adds_to_the_scale():
+    x, scale = jnp.array([[1.0, -2.0, 3.0]]), jnp.array([0.5, 0.0, -0.25])
+    np.testing.assert_allclose(
+        norm.rms_norm(x, scale, eps=1e-6, scale_offset=1.0),
+        norm.rms_norm(x, scale + 1.0, eps=1e-6),
+        rtol=1e-6,
+    )
+
+
+def test_value_and_gradients_match_torch():
+    rng = np.random.default_rng(0)
+    x, scale, g = rng.normal(size=(2, 5, 16)), rng.normal(size=16), rng.normal(size=(2, 5, 16))
+    tx = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+    ts = torch.tensor(scale, dtype=torch.float32, requires_grad=True)
+    ty = torch.nn.functional.rms_norm(tx, (16,), ts, eps=1e-5)
+    ty.backward(torch.tensor(g, dtype=torch.float32))
+
+    def normed(x, scale):
+        return norm.rms_norm(x, scale, eps=1e-5)
+
+    y, pull = jax.vjp(normed, jnp.asarray(x, jnp.float32), jnp.asarray(scale, jnp.float32))
+    dx, dscale = pull(jnp.asarray(g, jnp.float32))
+    np.testing.assert_allclose(y, ty.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(dx, tx.grad.numpy(), atol=2e-6)
+    np.testing.assert_allclose(dscale, ts.grad.numpy(), atol=5e-6)
+
+
+def test_a_zero_row_stays_zero_with_a_finite_gradient():
+    def total(x):
+        return norm.rms_norm(x, jnp.ones(4), eps=1e-6).sum()
+
+    value, grad = jax.value_and_grad(total)(jnp.zeros((1, 4)))
+    assert value == 0.0
+    np.testing.assert_allclose(grad, 1000.0, rtol=1e-6)  # 1 / sqrt(eps)
+
+
+def test_bfloat16_input_is_normalised_in_float32():
+    x = jnp.asarray([[1.0, 2.0, 3.0, 4.0]], jnp.bfloat16)
+    y = norm.rms_norm(x, jnp.ones(4), eps=0.0)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y[0], np.arange(1, 5) / np.sqrt(7.5), rtol=1e-6)

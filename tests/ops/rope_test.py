@@ -1,0 +1,142 @@
+"""Rotary embedding against complex numbers, transformers, and its own invariances."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from tunix.ops import rope
+from tunix.utils import config
+
+LLAMA31 = rope.RopeScaling(
+    kind="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position=8192,
+)
+
+
+def rotated(x, positions, head_dim, theta=10_000.0):
+    sin, cos = rope.rope_angles(positions, rope.rope_frequencies(head_dim, theta, None))
+    return rope.apply_rope(x, sin, cos)
+
+
+def test_frequencies_of_a_small_head_worked_by_hand():
+    # theta ** (-2i / H) with theta = 10000, H = 4: 1 and 1 / 100.
+    np.testing.assert_allclose(rope.rope_frequencies(4, 10_000.0, None), [1.0, 0.01], rtol=1e-7)
+
+
+def test_rotation_is_multiplication_by_a_unit_complex_number():
+    rng = np.random.default_rng(0)
+    x, positions = rng.normal(size=(2, 5, 3, 8)).astype(np.float32), rng.integers(0, 9, (2, 5))
+    z = x[..., :4] + 1j * x[..., 4:]  # channel i is paired with i + H/2
+    z = z * np.exp(1j * positions[:, :, None, None] * 10_000.0 ** (-np.arange(4) / 4))
+    y = rotated(jnp.asarray(x), jnp.asarray(positions), 8)
+    np.testing.assert_allclose(y, np.concatenate([z.real, z.imag], -1), atol=2e-6)
+
+
+def test_scores_depend_on_relative_position_only():
+    rng = np.random.default_rng(1)
+    q, k = rng.normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
+
+    def score(i, j):
+        at = lambda x, p: rotated(jnp.asarray(x), jnp.array([[p]]), 16)  # noqa: E731
+        return float((at(q, i) * at(k, j)).sum())
+
+    assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-5)
+    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+
+
+def test_position_zero_is_left_alone():
+    x = jnp.arange(8.0).reshape(1, 1, 1, 8)
+    np.testing.assert_array_equal(rotated(x, jnp.zeros((1, 1), jnp.int32), 8), x)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(
+    ("scaling", "parameters"),
+    [
+        pytest.param(None, {"rope_type": "default"}, id="none"),
+        pytest.param(
+            rope.RopeScaling(kind="linear", factor=4.0),
+            {"rope_type": "linear", "factor": 4.0},
+            id="linear",
+        ),
+        pytest.param(
+            LLAMA31,
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            id="llama 3.1",
+        ),
+        pytest.param(
+            rope.RopeScaling(
+                kind="llama3",
+                factor=32.0,
+                low_freq_factor=1.5,
+                high_freq_factor=3.0,
+                original_max_position=4096,
+            ),
+            {
+                "rope_type": "llama3",
+                "factor": 32.0,
+                "low_freq_factor": 1.5,
+                "high_freq_factor": 3.0,
+                "original_max_position_embeddings": 4096,
+            },
+            id="other factors",
+        ),
+    ],
+)
+def test_frequencies_match_transformers(head_dim, scaling, parameters):
+    hf = LlamaConfig(
+        hidden_size=4 * head_dim,
+        num_attention_heads=4,
+        head_dim=head_dim,
+        max_position_embeddings=131_072,
+        rope_parameters={"rope_theta": 500_000.0, **parameters},
+    )
+    if parameters["rope_type"] == "default":
+        expected = 500_000.0 ** (-np.arange(0, head_dim, 2) / head_dim)
+    else:
+        expected = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](hf, "cpu")[0].numpy()
+    ours = rope.rope_frequencies(head_dim, 500_000.0, scaling)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_llama3_keeps_fast_angles_and_stretches_slow_ones():
+    plain = rope.rope_frequencies(128, 500_000.0, None)
+    scaled = rope.rope_frequencies(128, 500_000.0, LLAMA31)
+    wavelengths = 2 * np.pi / plain
+    fast, slow = wavelengths < 8192 / 4, wavelengths > 8192
+    np.testing.assert_array_equal(scaled[fast], plain[fast])
+    np.testing.assert_allclose(scaled[slow], plain[slow] / 8, rtol=1e-6)
+    between = ~fast & ~slow
+    assert between.any()
+    assert np.all((scaled[between] < plain[between]) & (scaled[between] > plain[between] / 8))
+
+
+def test_an_odd_head_is_refused():
+    with pytest.raises(ValueError, match="head_dim must be even .* got 7"):
+        rope.rope_frequencies(7, 10_000.0, None)
+
+
+def test_every_bad_setting_is_listed():
+    with pytest.raises(config.ConfigError) as error:
+        rope.RopeScaling(
+            kind="lama3",
+            factor=0.5,
+            low_freq_factor=4.0,
+            high_freq_factor=4.0,
+            original_max_position=0,
+        )
+    message = str(error.value)
+    for word in ("'lama3'", "0.5", "low_freq_factor", "original_max_position"):
+        assert word in message

@@ -1,0 +1,96 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.rl import helpers
+from tunix.models import lora
+from tunix.rl import common, packing
+
+ADVANTAGES = [[1.0, -1.0, 0.5], [0.2, 0.3, -0.5], [1.5, -0.5, -1.0]]
+
+
+class Foreign(nnx.Module):
+    """A module of the plain call contract: it knows neither segments nor hidden states."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, input_tokens, positions, cache, attention_mask):
+        return self.model(input_tokens, positions, cache, attention_mask)
+
+
+def assert_rows_match(logps, expected, tolerance=1e-5):
+    for row, values in zip(np.asarray(logps), expected, strict=True):
+        np.testing.assert_allclose(row[: len(values)], values, atol=tolerance)
+        assert np.all(row[len(values) :] == 0.0)
+
+
+@pytest.mark.parametrize("layout_fn", [packing.pack_groups, packing.pad_rows])
+def test_logps_are_those_of_one_pass_per_completion_at_the_sampling_temperature(layout_fn):
+    model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
+    batch = helpers.one_batch(groups, layout_fn=layout_fn)
+    result = common.policy_logps(model, batch)
+    assert_rows_match(result.logps, helpers.naive_logps(model, groups, temperature=0.7))
+
+
+def test_temperature_is_part_of_the_policy():
+    model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
+    hot = common.policy_logps(model, helpers.one_batch(groups, temperature=2.0)).logps
+    assert_rows_match(hot, helpers.naive_logps(model, groups, temperature=2.0))
+
+
+def test_a_group_split_over_rows_has_the_same_logps():
+    model, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0] * 9], max_prompt=12)
+    batch = helpers.one_batch(groups, row_length=16)
+    assert batch.tokens.shape[0] > 1
+    assert_rows_match(
+        common.policy_logps(model, batch).logps, helpers.naive_logps(model, groups, 0.7)
+    )
+
+
+def test_foreign_modules_get_the_same_logps_from_their_logits():
+    model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
+    batch = helpers.one_batch(groups)
+    foreign = common.policy_logps(Foreign(model), batch, with_entropy=True)
+    ours = common.policy_logps(model, batch, with_entropy=True)
+    np.testing.assert_allclose(foreign.logps, ours.logps, atol=1e-5)
+    np.testing.assert_allclose(foreign.entropy, ours.entropy, atol=1e-5)
+
+
+def test_adapters_can_be_left_out():
+    model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
+    batch = helpers.one_batch(groups)
+    base = common.policy_logps(model, batch).logps
+    lora.apply_lora(model, lora.LoraConfig(rank=2, alpha=8.0), rngs=nnx.Rngs(1))
+    for _, projection in lora.iter_projections(model):
+        projection.lora_b[...] = jnp.ones_like(projection.lora_b[...])
+    assert np.abs(common.policy_logps(model, batch).logps - base).max() > 0.01
+    np.testing.assert_array_equal(common.policy_logps(model, batch, adapters=False).logps, base)
+
+
+def test_the_adapters_of_a_foreign_module_cannot_be_left_out():
+    batch = helpers.one_batch(helpers.make_groups(ADVANTAGES))
+    with pytest.raises(ValueError, match="give the cluster a reference model"):
+        common.policy_logps(Foreign(helpers.tiny_decoder()), batch, adapters=False)
+
+
+def test_entropy_is_that_of_the_tempered_distribution():
+    model, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0]])
+    entropy = common.policy_logps(model, helpers.one_batch(groups), with_entropy=True).entropy
+    group = groups[0]
+    logits = np.asarray(model(jnp.asarray(group.prompt_ids[None]))[0], np.float64)[0, -1] / 0.7
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    np.testing.assert_allclose(entropy[0, 0], -(p * np.log(p)).sum(), atol=1e-5)
+
+
+def test_masks_follow_from_lengths():
+    # Token 0 and the last token of the vocabulary are trained like any other: there is no pad id.
+    groups = helpers.make_groups([[1.0, -1.0]])
+    for group in groups:
+        for member in group.trajectories:
+            member.completion_ids[:] = 0
+    batch = helpers.one_batch(groups)
+    lengths = [len(m.completion_ids) for m in groups[0].trajectories]
+    np.testing.assert_array_equal(np.asarray(batch.mask).sum(axis=1), lengths)

@@ -1,0 +1,105 @@
+"""Small models and rollouts that the tests of reinforcement learning share."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tunix.models.transformer import config as config_lib
+from tunix.models.transformer import decoder
+from tunix.rl import batching, trajectory
+
+CONFIG = config_lib.TransformerConfig(
+    num_layers=2,
+    vocab_size=61,
+    embed_dim=32,
+    hidden_dim=48,
+    num_heads=4,
+    head_dim=8,
+    num_kv_heads=2,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    weight_tying=True,
+    precision="exact",
+)
+
+SETTINGS = batching.BatchSettings(
+    row_length=48,
+    max_completion_length=6,
+    temperature=0.7,
+    micro_batch_size=10,
+    mask_truncated=False,
+    skip_dead=False,
+)
+
+
+def tiny_decoder(seed=0, **changes):
+    model = decoder.Decoder(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(seed))
+    # Larger embeddings than at initialisation, so that distributions are not all uniform.
+    model.embed_tokens.w[...] = 6.0 * model.embed_tokens.w[...]
+    return model
+
+
+def make_groups(advantages, *, seed=0, max_prompt=9, max_completion=6, vocab_size=61):
+    """Return one group per row of advantages, with ragged prompts and completions."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for row in advantages:
+        members = []
+        for advantage in row:
+            length = int(rng.integers(1, max_completion + 1))
+            members.append(
+                trajectory.Trajectory(
+                    completion_ids=rng.integers(0, vocab_size, length).astype(np.int32),
+                    sampler_logps=rng.uniform(-7.0, -2.0, length).astype(np.float32),
+                    finish_reason="length" if length == max_completion else "stop",
+                    policy_version=0,
+                    advantage=float(advantage),
+                )
+            )
+        prompt = rng.integers(0, vocab_size, int(rng.integers(1, max_prompt + 1)))
+        groups.append(
+            trajectory.Group(prompt_ids=prompt.astype(np.int32), prompt="?", trajectories=members)
+        )
+    return groups
+
+
+def one_batch(groups, *, from_sampler=True, **changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    (batch,) = batching.make_step_batches(groups, settings, from_sampler=from_sampler).batches
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def naive_logps(model, groups, temperature, **options):
+    """Log-probabilities of every completion, each from a forward pass of its own."""
+    rows = []
+    for group in groups:
+        for member in group.trajectories:
+            ids = np.concatenate([group.prompt_ids, member.completion_ids])[None]
+            logits = np.asarray(model(jnp.asarray(ids), **options)[0], np.float64)[0] / temperature
+            log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+            start = len(group.prompt_ids) - 1
+            at = np.arange(start, start + len(member.completion_ids))
+            rows.append(log_probs[at, member.completion_ids])
+    return rows
+
+
+class CharTokenizer:
+    """One id per character from space on; 0 ends a text and pads it, 1 begins it."""
+
+    def encode(self, text):
+        return [ord(c) - 30 for c in text]
+
+    def decode(self, ids):
+        return "".join(chr(i + 30) for i in ids if i > 1)
+
+    def bos_id(self):
+        return 1
+
+    def eos_id(self):
+        return 0
+
+    def pad_id(self):
+        return 0

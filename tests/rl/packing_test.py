@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunix.rl import packing
+
+
+def group(prompt, *completions, first=0):
+    return packing.PackGroup(
+        prompt=np.asarray(prompt, np.int32),
+        completions=[np.asarray(c, np.int32) for c in completions],
+        indices=list(range(first, first + len(completions))),
+    )
+
+
+def predictions(layout):
+    """What the layout says of every completion token: its id and all that its source sees.
+
+    Written without the packing code: walks the visibility rule of ``attend`` directly.
+    """
+    tokens, positions = layout.tokens.reshape(-1), layout.positions.reshape(-1)
+    segments, prefixes = layout.segment_ids.reshape(-1), layout.prefix_ids.reshape(-1)
+    row_length = layout.tokens.shape[1]
+    found = {}
+    for s, t in np.ndindex(layout.slot.shape):
+        n = layout.slot[s, t]
+        if n == len(layout.targets):
+            continue
+        i = layout.source[n]
+        start = i // row_length * row_length
+        seen = [
+            j for j in range(start, i + 1) if segments[j] in (segments[i], prefixes[i]) if segments[j]
+        ]
+        context = tuple(int(tokens[j]) for j in seen)
+        assert [int(positions[j]) for j in seen] == list(range(len(seen)))
+        found[s, t] = (context, int(layout.targets[n]))
+    return found
+
+
+def expected_predictions(groups):
+    """Every completion token with the prompt and the completion's earlier tokens before it."""
+    return {
+        (index, t): (tuple(int(i) for i in (*g.prompt, *completion[:t])), int(completion[t]))
+        for g in groups
+        for completion, index in zip(g.completions, g.indices, strict=True)
+        for t in range(len(completion))
+    }
+
+
+def test_a_group_is_laid_down_as_worked_out_by_hand():
+    layout = packing.pack_groups(
+        [group([7, 8], [1, 2, 3], [4])], num_sequences=2, max_completion_length=3, row_length=8
+    )
+    # The prompt, then the first completion without its last token; the second has no other.
+    row = [7, 8, 1, 2, 0, 0, 0, 0]
+    np.testing.assert_array_equal(layout.tokens[0, :8], row)
+    np.testing.assert_array_equal(layout.positions[0, :4], [0, 1, 2, 3])
+    np.testing.assert_array_equal(layout.segment_ids[0, :8], [1, 1, 2, 2, 0, 0, 0, 0])
+    np.testing.assert_array_equal(layout.prefix_ids[0, :8], [1, 1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(layout.source[:4], [1, 2, 3, 1])
+    np.testing.assert_array_equal(layout.targets[:4], [1, 2, 3, 4])
+    none = len(layout.targets)
+    np.testing.assert_array_equal(layout.slot, [[0, 1, 2], [3, none, none]])
+    assert layout.num_tokens == 4
+
+
+@st.composite
+def batches(draw):
+    """A few groups of ragged completions, some of them empty."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    groups, first = [], 0
+    for _ in range(draw(st.integers(0, 4))):
+        lengths = draw(st.lists(st.integers(0, 6), min_size=1, max_size=5))
+        prompt = rng.integers(1, 99, draw(st.integers(1, 7)))
+        groups.append(group(prompt, *(rng.integers(1, 99, n) for n in lengths), first=first))
+        first += len(lengths)
+    return groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(), st.sampled_from([1, 16, 32]), st.sampled_from(["pack_groups", "pad_rows"]))
+def test_every_token_sees_its_prompt_and_its_own_past_and_nothing_else(groups, length, builder):
+    layout = getattr(packing, builder)(
+        groups, num_sequences=25, max_completion_length=6, row_length=length
+    )
+    assert predictions(layout) == expected_predictions(groups)
+
+
+def test_the_prompt_is_stored_once_for_its_group():
+    completions = [[1, 2, 3]] * 4
+    layout = packing.pack_groups(
+        [group(range(10, 20), *completions)],
+        num_sequences=4,
+        max_completion_length=3,
+        row_length=32,
+    )
+    assert layout.num_tokens == 10 + 4 * 2
+    padded = packing.pad_rows(
+        [group(range(10, 20), *completions)],
+        num_sequences=4,
+        max_completion_length=3,
+        row_length=16,
+    )
+    assert padded.num_tokens == 4 * (10 + 2)
+
+
+def test_groups_share_rows_longest_first():
+    sizes = [(3, 4), (8, 8), (5, 7)]  # prompt and completion: 6, 15 and 11 tokens laid down
+    groups = [group(range(1, p + 1), range(1, c + 1), first=i) for i, (p, c) in enumerate(sizes)]
+    layout = packing.pack_groups(groups, num_sequences=3, max_completion_length=8, row_length=17)
+    assert layout.tokens.shape == (2, 17)
+    np.testing.assert_array_equal((layout.segment_ids > 0).sum(axis=1), [15, 17])
+
+
+def test_a_group_too_long_for_a_row_repeats_its_prompt():
+    groups = [group([1] * 10, *([2] * 5 for _ in range(6)))]
+    layout = packing.pack_groups(groups, num_sequences=6, max_completion_length=5, row_length=20)
+    assert layout.tokens.shape == (3, 20)  # two completions of four tokens behind each prompt
+    assert layout.num_tokens == 3 * 18
+    assert predictions(layout) == expected_predictions(groups)
+
+
+def test_a_row_grows_for_a_completion_that_fits_no_row():
+    groups = [group([1] * 10, [2] * 30)]
+    layout = packing.pack_groups(groups, num_sequences=1, max_completion_length=30, row_length=16)
+    assert layout.tokens.shape == (1, 48)
+
+
+def test_no_groups_make_one_empty_row():
+    layout = packing.pack_groups([], num_sequences=2, max_completion_length=3, row_length=16)
+    assert layout.tokens.shape == (1, 16)
+    assert not layout.segment_ids.any()
+    np.testing.assert_array_equal(layout.slot, np.full((2, 3), len(layout.targets)))
+
+
+def test_an_empty_prompt_is_an_error():
+    with pytest.raises(ValueError, match="prompt has no tokens"):
+        packing.pack_groups(
+            [group([], [1])], num_sequences=1, max_completion_length=1, row_length=16
+        )
+
+
+def test_array_sizes_come_from_a_small_set():
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(200):
+        groups = [
+            group(rng.integers(1, 9, rng.integers(30, 50)), *(
+                rng.integers(1, 9, rng.integers(1, 21)) for _ in range(8)
+            ), first=8 * i)
+            for i in range(rng.integers(1, 7))
+        ]  # fmt: skip
+        layout = packing.pack_groups(
+            groups, num_sequences=48, max_completion_length=20, row_length=448
+        )
+        shapes.add((layout.tokens.shape, layout.targets.shape))
+    assert len(shapes) <= 8
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(0, 1), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 12), (13, 16)]
+)
+def test_buckets_grow_by_a_half_and_a_third(n, expected):
+    assert packing.bucket(n) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings_", "expected"),
+    [
+        pytest.param((64, 20, 8), 448, id="two groups of 216 tokens, rounded to 224, per row"),
+        pytest.param((64, 200, 8), 512, id="part of a group of 1656 tokens"),
+        pytest.param((900, 200, 8), 1104, id="one prompt with one completion"),
+    ],
+)
+def test_row_length_follows_from_the_settings(settings_, expected):
+    prompt, completion, generations = settings_
+    length = packing.default_row_length(
+        max_prompt_length=prompt, max_completion_length=completion, num_generations=generations
+    )
+    assert length == expected

@@ -1,0 +1,167 @@
+import functools
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunix.rl import rewards
+from tunix.utils import config as config_lib
+
+PROMPTS = ["a?", "b?", "c?"]
+COMPLETIONS = ["x", "yy", "zzz"]
+
+
+def length(completions, **columns):
+    return [float(len(c)) for c in completions]
+
+
+def is_answer(completions, answer):
+    return [1.0 if c == a else 0.0 for c, a in zip(completions, answer, strict=True)]
+
+
+def run(fns, weights=None, **columns):
+    return rewards.RewardManager(fns, weights)(PROMPTS, COMPLETIONS, columns)
+
+
+def test_scores_are_weighted_and_added_and_kept_apart():
+    result = run([length, is_answer], weights=[0.5, 10.0], answer=["x", "no", "zzz"])
+    np.testing.assert_allclose(result.total, [10.5, 1.0, 11.5])
+    np.testing.assert_allclose(result.per_function["length"], [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(result.per_function["is_answer"], [1.0, 0.0, 1.0])
+
+
+def test_fractions_and_negative_rewards_survive():
+    result = run(lambda completions: [0.75, -1.5, 0.1])
+    np.testing.assert_array_equal(result.total, [0.75, -1.5, 0.1])
+
+
+def test_a_function_gets_the_columns_it_names_or_all():
+    seen = {}
+
+    def all_of_them(prompts, completions, **columns):
+        seen.update(columns, prompts=prompts)
+        return [0.0] * 3
+
+    run([all_of_them, is_answer], answer=[1, 2, 3], other=[4, 5, 6])
+    assert seen == {"answer": [1, 2, 3], "other": [4, 5, 6], "prompts": PROMPTS}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1, 2.5, True), np.array([1.0, 2.5, 1.0], np.float32), jnp.array([1.0, 2.5, 1.0])],
+    ids=["tuple of numbers", "numpy", "jax"],
+)
+def test_any_sequence_of_numbers_will_do(values):
+    np.testing.assert_allclose(run(lambda completions: values).total, [1.0, 2.5, 1.0])
+
+
+def test_functions_run_at_the_same_time():
+    barrier = threading.Barrier(2, timeout=10)
+
+    def first(completions):
+        barrier.wait()
+        return [0.0] * 3
+
+    def second(completions):
+        barrier.wait()
+        return [0.0] * 3
+
+    run([first, second])
+
+
+class Judge:
+    def __call__(self, completions):
+        return [1.0] * len(completions)
+
+    def method(self, completions):
+        return [2.0] * len(completions)
+
+
+def test_every_kind_of_callable_has_a_name():
+    fns = [Judge(), Judge().method, functools.partial(length), lambda completions: [0, 0, 0], Judge()]
+    assert rewards.RewardManager(fns).names == ("Judge", "method", "length", "<lambda>", "Judge_2")
+
+
+def raises(prompts, completions):
+    if "yy" in completions:
+        raise KeyError("boom")
+    return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("fn", "expected"),
+    [
+        pytest.param(raises, ["raises raised KeyError: 'boom'", "sample 1", "'b?'", "'yy'"], id="exception"),
+        pytest.param(lambda completions: [1.0], ["1 rewards for 3 completions"], id="wrong length"),
+        pytest.param(
+            lambda completions: [0.0, float("nan"), 0.0], ["nan", "sample 1", "'yy'"], id="NaN"
+        ),
+        pytest.param(
+            lambda completions: [0.0, 0.0, float("-inf")], ["-inf", "sample 2", "'zzz'"], id="inf"
+        ),
+        pytest.param(lambda completions: [None, 0.0, 0.0], ["None", "sample 0"], id="None"),
+        pytest.param(lambda completions: ["1", 0.0, 0.0], ["'1'", "sample 0"], id="text"),
+        pytest.param(lambda completions: 1.0, ["list of numbers, got float"], id="one number"),
+        pytest.param(lambda completions: "101", ["list of numbers, got str"], id="a string"),
+        pytest.param(
+            lambda completions: np.ones((3, 2)), ["sample 0", "finite number"], id="a matrix"
+        ),
+    ],
+)
+def test_a_fault_names_the_function_and_the_sample(fn, expected):
+    with pytest.raises(rewards.RewardError) as caught:
+        run(fn)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_all_faults_are_reported_at_once():
+    with pytest.raises(rewards.RewardError) as caught:
+        run([raises, lambda completions: [1.0]])
+    assert len(caught.value.problems) == 2
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_function_that_fails_only_on_the_batch_says_so():
+    def only_batches(completions):
+        if len(completions) > 1:
+            raise RuntimeError("too many")
+        return [0.0]
+
+    with pytest.raises(rewards.RewardError, match="on no sample alone"):
+        run(only_batches)
+
+
+def test_many_faults_are_summed_up():
+    manager = rewards.RewardManager(lambda completions: [float("nan")] * len(completions))
+    with pytest.raises(rewards.RewardError, match="15 more samples"):
+        manager(["p"] * 20, ["c"] * 20, {})
+
+
+def test_long_texts_are_shortened_in_messages():
+    manager = rewards.RewardManager(lambda completions: [float("nan")])
+    with pytest.raises(rewards.RewardError) as caught:
+        manager(["p" * 10_000], ["c" * 10_000], {})
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_missing_column_is_reported_before_anything_runs():
+    manager = rewards.RewardManager([is_answer, length])
+    with pytest.raises(rewards.RewardError, match=r"is_answer needs the column 'answer'.*'answers'"):
+        manager.check_columns(["answers"])
+    manager.check_columns(["answer"])
+
+
+@pytest.mark.parametrize(
+    ("fns", "weights", "message"),
+    [
+        pytest.param([], None, "reward_fns is empty", id="no function"),
+        pytest.param([length], [1.0, 2.0], "2 values for 1 functions", id="one weight too many"),
+        pytest.param([length], [float("nan")], "must be finite", id="NaN weight"),
+        pytest.param([3], None, "3 is not callable", id="not a function"),
+    ],
+)
+def test_bad_settings_are_one_clear_error(fns, weights, message):
+    with pytest.raises(config_lib.ConfigError, match=message):
+        rewards.RewardManager(fns, weights)

@@ -1,0 +1,113 @@
+"""From settings to the objects they describe, for every command."""
+
+import datetime
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from tunix.cli import schema
+from tunix.generate import tokenizer_adapter
+from tunix.models import automodel, lora
+from tunix.sft import metrics_logger, profiler, run_directory
+from tunix.utils import config as config_lib
+
+
+def make_run_directory(chosen: str | None, name: str) -> run_directory.RunDirectory:
+    """Return the run's directory: the chosen one, or a new one below ``runs/``."""
+    if chosen is None:
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        chosen = str(pathlib.Path("runs") / f"{name}-{now}")
+    return run_directory.RunDirectory(chosen)
+
+
+def make_mesh(options: schema.MeshOptions | None) -> jax.sharding.Mesh | None:
+    """Return the mesh over all devices, or None for a single device.
+
+    Raises:
+        ConfigError: there are more or fewer devices than the mesh has places.
+    """
+    if options is None:
+        return None
+    places, devices = int(np.prod(options.shape)), jax.devices()
+    if places != len(devices):
+        problem = (
+            f"shape {list(options.shape)} has {places} places, but there are {len(devices)} "
+            f"{devices[0].platform} devices"
+        )
+        raise config_lib.ConfigError("model_config.mesh", [problem])
+    return jax.make_mesh(options.shape, options.axis_names)
+
+
+def make_model(
+    options: schema.ModelOptions, mesh: jax.sharding.Mesh | None
+) -> tuple[nnx.Module, str]:
+    """Return the model, with adapters if the settings ask for them, and the path of its files."""
+    model, path = automodel.AutoModel.from_pretrained(
+        options.model_id,
+        mesh,
+        model_source=automodel.ModelSource(options.model_source),
+        model_path=options.model_path,
+        model_download_path=options.model_download_path,
+        dtype=options.dtype,
+        precision=options.precision,
+        remat=options.remat,
+    )
+    if options.lora_config is not None:
+        lora.apply_lora(model, options.lora_config, rngs=nnx.Rngs(options.rng_seed))
+    return model, path
+
+
+def make_tokenizer(
+    options: schema.TokenizerOptions, model_path: str
+) -> tokenizer_adapter.TokenizerAdapter:
+    """Return the tokenizer: the model's own unless the settings name another."""
+    return tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path)
+
+
+def checkpointing_options(
+    options: schema.CheckpointingOptions | None,
+) -> ocp.CheckpointManagerOptions | None:
+    """Return how often to save and how much to keep."""
+    if options is None:
+        return None
+    return ocp.CheckpointManagerOptions(
+        save_interval_steps=options.save_interval_steps, max_to_keep=options.max_to_keep
+    )
+
+
+def metrics_options(
+    options: schema.MetricsOptions, directory: run_directory.RunDirectory
+) -> metrics_logger.MetricsLoggerOptions:
+    """Return where metrics go: into the run directory."""
+    return metrics_logger.MetricsLoggerOptions(
+        log_dir=str(directory.path),
+        project_name=options.project_name,
+        flush_every_n_steps=options.flush_every_n_steps,
+    )
+
+
+def profiler_options(
+    options: schema.ProfilerOptions | None, directory: run_directory.RunDirectory
+) -> profiler.ProfilerOptions | None:
+    """Return the window to record; traces go where TensorBoard looks for them."""
+    if options is None:
+        return None
+    return profiler.ProfilerOptions(
+        log_dir=str(directory.tensorboard),
+        skip_first_n_steps=options.skip_first_n_steps,
+        profiler_steps=options.profiler_steps,
+    )
+
+
+def count_parameters(model: nnx.Module) -> tuple[int, int]:
+    """Return how many parameters the model has, and how many of them are trained."""
+    total = _size(nnx.state(model, nnx.Param))
+    adapters = _size(nnx.state(model, nnx.LoRAParam))
+    return total, adapters or total
+
+
+def _size(state: nnx.State) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state))

@@ -1,0 +1,56 @@
+"""What ``tunix sft`` and ``tunix grpo`` share: the command line and its settings."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import yaml
+
+from tunix.cli import config, reference_keys, schema, structure
+
+RunT = TypeVar("RunT", bound=schema.RunOptions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(Generic[RunT]):
+    """What the user asked for."""
+
+    run: RunT
+    resolved_yaml: str
+    """Every setting of the run, defaults included."""
+    only_print: bool
+
+
+def parse(argv: Sequence[str], run_class: type[RunT], description: str) -> Request[RunT]:
+    """Return the run that ``argv`` describes; ``argv[0]`` is the name of the program.
+
+    Raises:
+        ConfigError: lists everything wrong with the settings.
+        FileNotFoundError: a config file does not exist.
+    """
+    parser = argparse.ArgumentParser(
+        prog=argv[0],
+        usage=f"{argv[0]} BASE.yaml [override_config_file=FILE.yaml] [key.sub=value ...]",
+        description=description,
+        epilog=_keys_of(run_class),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every setting of the run and stop"
+    )
+    parser.add_argument("settings", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_intermixed_args(argv[1:])
+    keys = [f.name for f in dataclasses.fields(run_class)]
+    settings = config.load(options.settings, os.environ, keys)
+    run = structure.structure(
+        run_class, settings.values, notes=reference_keys.NOTES, source=settings.source
+    )
+    resolved = yaml.safe_dump(structure.to_plain(run), sort_keys=False, allow_unicode=True)
+    return Request(run=run, resolved_yaml=resolved, only_print=options.print_config)
+
+
+def _keys_of(run_class: type[schema.RunOptions]) -> str:
+    names = ", ".join(f.name for f in dataclasses.fields(run_class))
+    return f"keys: {names}\n(--print-config shows them in full; see the README for examples)"

@@ -1,0 +1,41 @@
+"""What a user sees when a command fails: one message, no stack of our functions."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+TRACEBACK_VARIABLE = "TUNIX_TRACEBACK"
+"""Set to 1 to see where an error came from."""
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Return the exit code of ``command(argv)``; bad input becomes a message on stderr.
+
+    Bad input is what our code raises ``ValueError`` for (``ConfigError`` and its
+    relatives) and what the system raises ``OSError`` or ``ImportError`` for: a
+    missing file, a full disk, a package that is not installed. Anything else is
+    a mistake of ours and keeps its traceback.
+    """
+    try:
+        return command(argv)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+            raise
+        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"(set {TRACEBACK_VARIABLE}=1 to see where it comes from)", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _message(error: Exception) -> str:
+    """Return the error's own words; the type comes first where the words alone say little."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}"
+    return text or type(error).__name__

@@ -1,0 +1,46 @@
+"""The ``tunix`` command: picks a subcommand and hands the rest of the line to it."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from tunix import version
+from tunix.cli import errors
+
+# Modules are imported when their command runs, so that help is instant.
+COMMANDS = {
+    "sft": ("tunix.cli.sft_main", "train on examples: conversations, prompts with answers, text"),
+    "grpo": ("tunix.cli.grpo_main", "train by reinforcement: sample, score, reinforce"),
+    "generate": ("tunix.cli.generate_main", "sample from a model"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="tunix",
+        usage="tunix COMMAND ...",
+        description="Post-training of large language models in JAX and Flax NNX.",
+        epilog=f"commands:\n{listing}\n\n`tunix COMMAND --help` explains one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tunix {version.__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; ``argv`` is the line without the program's name.
+
+    Returns:
+        0 on success, 2 after a message about bad input, 130 when interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    module = importlib.import_module(COMMANDS[arguments.command][0])
+    return errors.run(module.main, [f"tunix {arguments.command}", *arguments.arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

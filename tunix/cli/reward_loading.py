@@ -1,0 +1,83 @@
+"""Reward functions from Python files."""
+
+import importlib.util
+import inspect
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Sequence
+
+from tunix.utils import config as config_lib
+
+RewardFn = Callable[..., list[float]]
+
+_LEADING_ARGUMENTS = ("prompts", "completions")
+
+
+def load_reward_functions(paths: Sequence[str]) -> list[RewardFn]:
+    """Return the reward functions of Python files, in the order they are written.
+
+    A file's reward functions are those it lists in ``__all__``, or else every
+    function *defined* there whose name does not start with an underscore and
+    whose first arguments are ``prompts, completions``. Helpers and imported
+    functions are therefore never taken for rewards.
+
+    Raises:
+        ConfigError: a file is missing or holds no reward function, or
+            ``__all__`` lists something that is none.
+    """
+    functions: list[RewardFn] = []
+    problems: list[str] = []
+    for path in paths:
+        file = pathlib.Path(path)
+        if not file.is_file():
+            problems.append(f"{path} does not exist (looked in {file.absolute()})")
+            continue
+        found, objections = _functions_of(_load(file), path)
+        functions += found
+        problems += objections
+    if problems:
+        raise config_lib.ConfigError("reward_functions", problems)
+    return functions
+
+
+def _load(file: pathlib.Path) -> types.ModuleType:
+    """Execute ``file`` as a module of its own, whatever is already imported under its name."""
+    name = f"tunix_reward_file_{file.stem}_{abs(hash(file.resolve())):x}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise config_lib.ConfigError("reward_functions", [f"{file} is not a Python file"])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up here
+    spec.loader.exec_module(module)
+    return module
+
+
+def _functions_of(module: types.ModuleType, path: str) -> tuple[list[RewardFn], list[str]]:
+    names = vars(module).get("__all__")
+    if names is None:
+        own = [
+            value
+            for name, value in vars(module).items()
+            if inspect.isfunction(value)
+            and value.__module__ == module.__name__
+            and not name.startswith("_")
+        ]
+        found = [function for function in own if _takes_prompts_and_completions(function)]
+        if not found:
+            others = f"; it defines {[f.__name__ for f in own]}" if own else ""
+            return [], [f"{path} defines no function (prompts, completions, ...){others}"]
+        return found, []
+    problems = [
+        f"{path}: __all__ lists {name!r}, which is no function (prompts, completions, ...)"
+        for name in names
+        if not _takes_prompts_and_completions(vars(module).get(name))
+    ]
+    return [vars(module)[name] for name in names] if not problems else [], problems
+
+
+def _takes_prompts_and_completions(value: object) -> bool:
+    if not callable(value):
+        return False
+    parameters = tuple(inspect.signature(value).parameters)
+    return parameters[:2] == _LEADING_ARGUMENTS

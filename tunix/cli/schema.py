@@ -1,0 +1,182 @@
+"""Settings that every run has, each with its type, default and meaning.
+
+The keys are those of google-tunix wherever one means the same
+(``reference_keys.py`` answers for the others). What ``tunix sft`` and
+``tunix grpo`` add is in ``sft_schema.py`` and ``grpo_schema.py``.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from tunix.models import lora
+from tunix.models.transformer import config as transformer_config
+from tunix.utils import config as config_lib
+
+
+def below_one(name: str, value: int | None) -> Iterator[str]:
+    """Yield a sentence if ``value`` is set and less than 1."""
+    if value is not None and value < 1:
+        yield f"{name} must be at least 1, got {value}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshOptions(config_lib.Config):
+    """``model_config.mesh``: how the devices are arranged."""
+
+    shape: tuple[int, ...]
+    """Devices along each axis, such as ``[4, 2]``."""
+
+    axis_names: tuple[str, ...]
+    """Their names: ``fsdp`` splits parameters and batches, ``tp`` splits matrices."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the mesh."""
+        yield from super().problems()
+        if len(self.shape) != len(self.axis_names):
+            yield f"shape has {len(self.shape)} axes, axis_names {len(self.axis_names)}"
+        if any(size < 1 for size in self.shape):
+            yield f"shape must hold positive numbers, got {list(self.shape)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(config_lib.Config):
+    """``model_config``: which model, and how it is held."""
+
+    model_id: str
+    """A Hugging Face directory, a ``.gguf`` file, ``package:NAME`` or a hub id."""
+
+    model_path: str | None = None
+    """Where its files are, if ``model_id`` only names it."""
+
+    model_source: Literal["huggingface", "local"] = "huggingface"
+    """``local`` never asks the hub."""
+
+    model_download_path: str | None = None
+    """Where files of the hub go; the hub's own cache when unset."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How parameters are stored."""
+
+    precision: Literal["auto", "exact", "fast"] = "auto"
+    """``exact`` multiplies in float32, ``fast`` in bfloat16 with float32 sums, ``auto`` is fast
+    where the device has units for it."""
+
+    remat: transformer_config.Remat = "nothing_saveable"
+    """What the backward pass keeps of a layer instead of computing it again."""
+
+    lora_config: lora.LoraConfig | None = None
+    """Trains adapters instead of all parameters."""
+
+    rng_seed: int = 0
+    """Seed of the adapters' initial values."""
+
+    mesh: MeshOptions | None = None
+    """One device when unset."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield settings that nothing would read."""
+        yield from super().problems()
+        if self.rng_seed and self.lora_config is None:
+            yield "rng_seed initialises adapters, and lora_config is not set; remove it"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerOptions(config_lib.Config):
+    """``tokenizer_config``."""
+
+    tokenizer_path: str | None = None
+    """Directory, file, ``package:NAME`` or hub id; the model's own tokenizer when unset."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointingOptions(config_lib.Config):
+    """``checkpointing_options``: checkpoints below the run directory."""
+
+    save_interval_steps: int = 100
+    """Steps between checkpoints; the last step is always saved."""
+
+    max_to_keep: int = 1
+    """Older ones are deleted."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield numbers out of range."""
+        yield from super().problems()
+        for name in ("save_interval_steps", "max_to_keep"):
+            yield from below_one(name, getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricsOptions(config_lib.Config):
+    """``metrics_logging_options``."""
+
+    project_name: str = "tunix"
+    """Title in TensorBoard."""
+
+    flush_every_n_steps: int = 20
+    """Steps between writes to disk."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfilerOptions(config_lib.Config):
+    """``profiler_options``: a window of steps recorded for TensorBoard."""
+
+    skip_first_n_steps: int = 1
+    """Steps before the window; the first ones compile."""
+
+    profiler_steps: int = 3
+    """Steps in the window."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopOptions(config_lib.Config):
+    """What ``training_config`` and ``rl_training_config`` share."""
+
+    max_steps: int | None = None
+    """Optimizer steps; until the data ends when unset."""
+
+    eval_every_n_steps: int = 100
+    """Steps between evaluations."""
+
+    checkpointing_options: CheckpointingOptions | None = dataclasses.field(
+        default_factory=CheckpointingOptions
+    )
+    """``null`` saves nothing, so that the run cannot be resumed."""
+
+    metrics_logging_options: MetricsOptions = dataclasses.field(default_factory=MetricsOptions)
+
+    profiler_options: ProfilerOptions | None = None
+
+    data_sharding_axis: tuple[str, ...] = ("fsdp",)
+    """Mesh axes that split a batch."""
+
+    max_inflight_computations: int = 2
+    """Steps that may be under way on the device."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield numbers out of range."""
+        yield from super().problems()
+        for name in ("max_steps", "eval_every_n_steps", "max_inflight_computations"):
+            yield from below_one(name, getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(config_lib.Config):
+    """What every run has."""
+
+    model_config: ModelOptions
+
+    tokenizer_config: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
+
+    run_dir: str | None = None
+    """Everything the run writes goes here; ``runs/NAME-DATE-TIME`` when unset. An existing
+    run continues from its last checkpoint."""
+
+    seed: int = 0
+    """Seed of data order and sampling."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield numbers out of range."""
+        yield from super().problems()
+        if self.seed < 0:
+            yield f"seed must not be negative, got {self.seed}"

@@ -1,0 +1,192 @@
+"""From parsed YAML to dataclasses, with every mistake reported at once.
+
+Nothing here knows which settings exist: the fields and annotations of the
+dataclass say what a key may hold.
+"""
+
+import ast
+import collections.abc
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from tunix.utils import config as config_lib
+
+T = TypeVar("T")
+
+
+class _Invalid:
+    """Stands for a value that was reported and cannot be used."""
+
+
+_INVALID = _Invalid()
+
+
+def structure(cls: type[T], raw: Mapping[str, Any], *, notes: Mapping[str, str], source: str) -> T:
+    """Return ``cls`` built from ``raw``.
+
+    Args:
+        cls: A dataclass whose fields may be dataclasses themselves.
+        raw: Parsed YAML.
+        notes: What to say about keys that are no field but deserve more than
+            "unknown key": dotted key -> sentence.
+        source: What ``raw`` was read from, for the message.
+
+    Raises:
+        ConfigError: lists unknown keys, missing keys, values of a wrong type,
+            and what the dataclasses themselves object to.
+    """
+    problems: list[str] = []
+    value = _build(cls, raw, "", notes, problems)
+    if problems:
+        raise config_lib.ConfigError(source, problems)
+    return value
+
+
+def to_plain(value: Any) -> Any:
+    """Return dataclasses as dicts and tuples as lists: what YAML can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _build(cls: type, raw: Any, where: str, notes: Mapping[str, str], problems: list[str]) -> Any:
+    """Return an instance of the dataclass ``cls``, or ``_INVALID`` after reporting."""
+    if not isinstance(raw, Mapping):
+        problems.append(f"{where} must be a block of keys, got {raw!r}")
+        return _INVALID
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    already = len(problems)
+    problems += _unknown_keys(raw, fields, where, notes)
+    values = {}
+    for name, field in fields.items():
+        dotted = f"{where}.{name}" if where else name
+        if name in raw:
+            values[name] = _convert(hints[name], raw[name], dotted, notes, problems)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            problems.append(f"{dotted} is required")
+    if len(problems) > already:
+        return _INVALID
+    try:
+        return cls(**values)
+    except config_lib.ConfigError as error:
+        problems += [f"{where}: {p}" if where else p for p in error.problems]
+        return _INVALID
+
+
+def _unknown_keys(
+    raw: Mapping[str, Any], fields: Mapping[str, Any], where: str, notes: Mapping[str, str]
+) -> list[str]:
+    prefix = f"{where}." if where else ""
+    found = []
+    for key in raw:
+        if key in fields:
+            continue
+        dotted = prefix + str(key)
+        if dotted in notes:
+            found.append(f"{dotted}: {notes[dotted]}")
+        else:
+            hint = config_lib.did_you_mean(str(key), fields)
+            found.append(f"unknown key {dotted!r}{hint}")
+    return found
+
+
+def _convert(
+    annotation: Any, value: Any, where: str, notes: Mapping[str, str], problems: list[str]
+) -> Any:
+    """Return ``value`` as the annotation wants it, or ``_INVALID`` after reporting."""
+    options = _alternatives(annotation)
+    if type(None) in options and (value is None or value == {}):
+        return None  # `lora_config: {}` is how google-tunix says: no adapters
+    blocks = [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    if blocks and (isinstance(value, Mapping) or len(options) == len(blocks)):
+        return _build(blocks[0], value, where, notes, problems)
+    for option in options:
+        converted = _scalar_or_sequence(option, value)
+        if not isinstance(converted, _Invalid):
+            return converted
+    problems.append(f"{where} must be {_describe(options)}, got {value!r}")
+    return _INVALID
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _scalar_or_sequence(annotation: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin is Literal:
+        return value if value in arguments else _INVALID
+    if origin in (tuple, list, collections.abc.Sequence):
+        return _sequence(arguments[0], value, tuple if origin is not list else list)
+    if origin in (dict, Mapping):
+        return dict(value) if isinstance(value, Mapping) else _INVALID
+    if annotation is bool:
+        return value if isinstance(value, bool) else _INVALID
+    if annotation is int:
+        return _integer(value)
+    if annotation is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number else _INVALID
+    if annotation is str:
+        # A directory called 7 is read from the command line as a number.
+        is_text = isinstance(value, str) or type(value) is int
+        return str(value) if is_text else _INVALID
+    return _INVALID
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():  # 1e3 is how people write a thousand
+        return int(value)
+    return value if type(value) is int else _INVALID
+
+
+def _sequence(item_type: Any, value: Any, make: type) -> Any:
+    if isinstance(value, str) and value.strip()[:1] in ("(", "["):
+        try:
+            value = ast.literal_eval(value)  # "(2,2)", as google-tunix writes mesh shapes
+        except (ValueError, SyntaxError):
+            return _INVALID
+    if not isinstance(value, list | tuple):
+        return _INVALID
+    items = [_scalar_or_sequence(item_type, item) for item in value]
+    return _INVALID if any(isinstance(item, _Invalid) for item in items) else make(items)
+
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+}
+
+
+def _describe(options: tuple[Any, ...]) -> str:
+    """Return the annotation in words, such as ``a whole number or null``."""
+    words = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            words.append("one of " + ", ".join(repr(a) for a in typing.get_args(option)))
+        elif typing.get_origin(option) in (tuple, list, collections.abc.Sequence):
+            words.append(
+                f"a list, each item {_describe(_alternatives(typing.get_args(option)[0]))}"
+            )
+        elif dataclasses.is_dataclass(option):
+            words.append("a block of keys")
+        elif option in _NAMES:
+            words.append(_NAMES[option])
+        elif typing.get_origin(option) in (dict, Mapping):
+            words.append("a block of keys")
+    return " or ".join(words)

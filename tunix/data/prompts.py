@@ -1,0 +1,183 @@
+"""Prompts to sample from, with the columns that rewards read.
+
+A prompt is text, taken as it stands, or a list of messages for the chat template. Batches
+hold plain lists: what becomes of a prompt is the sampler's affair.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from tunix.data import errors, formats, iterators, report, sources
+from tunix.utils import config
+
+PROMPTS = "prompts"
+_PROMPT_COLUMNS = (PROMPTS, "prompt")
+_RESERVED_COLUMNS = (PROMPTS, "completions")
+
+PromptBatch = dict[str, list[Any]]
+
+
+class PromptTokenizer(Protocol):
+    """What prompts need from a tokenizer; ``TokenizerAdapter`` has it."""
+
+    def encode_prompt(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return what a sampler should continue."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptDataConfig(config.Config):
+    """How rows become batches of prompts."""
+
+    prompt_column: str | None = None
+    """``None`` takes ``prompts`` or ``prompt``, whichever the data has."""
+
+    max_prompt_length: int | None = None
+    """Tokens a prompt may have; ``None`` checks nothing."""
+
+    too_long: Literal["error", "filter"] = "error"
+    """What happens to a row with a longer prompt. Prompts are never cut."""
+
+    batch_size: int = 1
+    """Prompts per batch."""
+
+    shuffle_seed: int | None = 0
+    """``None`` keeps the order of the data."""
+
+    num_epochs: int | None = 1
+    """``None`` repeats the data for ever."""
+
+    last_batch: Literal["drop", "keep"] = "drop"
+    """What happens to a short last batch."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        choices = {"too_long": ("error", "filter"), "last_batch": ("drop", "keep")}
+        for name, allowed in choices.items():
+            value = vars(self)[name]
+            if value not in allowed:
+                hint = config.did_you_mean(str(value), allowed)
+                yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
+        for name in ("max_prompt_length", "num_epochs", "batch_size"):
+            value = vars(self)[name]
+            if value is not None and value < 1:
+                yield f"{name} must be at least 1, got {value}"
+        if self.shuffle_seed is not None and self.shuffle_seed < 0:
+            yield f"shuffle_seed must not be negative, got {self.shuffle_seed}"
+
+
+def load(
+    source: str | pathlib.Path | Iterable[Mapping[str, Any]],
+    tokenizer: PromptTokenizer,
+    settings: PromptDataConfig,
+) -> tuple[iterators.Batches[PromptBatch], report.DataReport]:
+    """Return batches ``{"prompts": [...], column: [...]}`` of ``source`` and a report.
+
+    Args:
+        source: A JSON lines file or rows; every row has the first one's columns.
+        tokenizer: A ``TokenizerAdapter``, to count tokens.
+        settings: See :class:`PromptDataConfig`.
+
+    Raises:
+        DataError: Lists every row without a usable prompt or with other columns.
+    """
+    rows = sources.read_rows(source)
+    name = str(source) if isinstance(source, str | pathlib.Path) else "prompts"
+    column = settings.prompt_column or _find_prompt_column(rows[0], name)
+    account = report.DataReport(source=name, trained_tokens=None)
+    kept: list[Mapping[str, Any]] = []
+    problems: list[str] = []
+    for row in rows:
+        found = list(_row_problems(row, column, rows[0]))
+        if not found:
+            try:
+                length = len(tokenizer.encode_prompt(row.values[column]))
+            except ValueError as error:
+                found = [f"{row.where}: {error}"]
+            else:
+                if _fits(length, row.where, settings, account, found):
+                    kept.append(_with_prompts_first(row.values, column))
+        problems += found
+    if not kept and not problems:
+        problems.append(f"no prompt is left; {account}")
+    if problems:
+        raise errors.DataError(name, problems)
+    return _batches(kept, settings), account
+
+
+def _batches(
+    rows: Sequence[Mapping[str, Any]], settings: PromptDataConfig
+) -> iterators.Batches[PromptBatch]:
+    return iterators.Batches(
+        lambda: iterators.BatchIterator(
+            rows,
+            settings.batch_size,
+            settings.shuffle_seed,
+            settings.num_epochs,
+            collate=_collate,
+            last_batch=settings.last_batch,
+        )
+    )
+
+
+def _collate(rows: Sequence[Sequence[Mapping[str, Any]]]) -> PromptBatch:
+    flat = [example for row in rows for example in row]
+    return {column: [example[column] for example in flat] for column in flat[0]}
+
+
+def _find_prompt_column(row: sources.Row, name: str) -> str:
+    for column in _PROMPT_COLUMNS:
+        if column in row.values:
+            return column
+    raise errors.DataError(name, [sources.missing_column(row, PROMPTS) + "; set prompt_column"])
+
+
+def _row_problems(row: sources.Row, column: str, first: sources.Row) -> Iterator[str]:
+    for needed in first.values:
+        if needed not in row.values:
+            yield sources.missing_column(row, needed)
+    for extra in sorted(set(row.values) - set(first.values)):
+        yield f"{row.where}: has a column {extra!r} that {first.where} has not"
+    for reserved in _RESERVED_COLUMNS:
+        if reserved in row.values and reserved != column:
+            yield f"{row.where}: column {reserved!r} would hide the rollout's own; rename it"
+    if column not in row.values:
+        if column not in first.values:
+            yield sources.missing_column(row, column)
+        return
+    prompt = row.values[column]
+    if not isinstance(prompt, str):
+        yield from formats.message_problems(prompt, f"{row.where}: column {column!r}")
+    elif not prompt:
+        yield f"{row.where}: column {column!r} is empty"
+
+
+def _fits(
+    length: int,
+    where: str,
+    settings: PromptDataConfig,
+    account: report.DataReport,
+    problems: list[str],
+) -> bool:
+    """Count the prompt and return true, or note why it is not used."""
+    limit = settings.max_prompt_length
+    if limit is None or length <= limit:
+        account.rows += 1
+        account.tokens += length
+        account.longest = max(account.longest, length)
+        return True
+    if settings.too_long == "error":
+        problems.append(
+            f"{where}: the prompt has {length} tokens, max_prompt_length is {limit}; raise it, or "
+            "set too_long to 'filter'"
+        )
+    else:
+        account.drop(where, f"prompt longer than {limit} tokens")
+    return False
+
+
+def _with_prompts_first(values: Mapping[str, Any], column: str) -> dict[str, Any]:
+    return {PROMPTS: values[column]} | {k: v for k, v in values.items() if k != column}

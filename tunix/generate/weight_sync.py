@@ -1,0 +1,113 @@
+"""The sampler's own copy of a model's weights: cast, re-laid, re-sharded.
+
+Layers are unrolled, one leaf a layer: slicing a stack would copy every weight for
+every token. In ``fast`` precision matrices are stored in bfloat16, exactly the
+operands that a trainer in ``fast`` precision multiplies; norms and biases stay
+float32, and so does the embedding table that tokens are looked up in (a tied head
+gets a bfloat16 copy of it). In ``exact`` precision nothing is cast. Adapters are not
+merged: a sampler computes with the same graph as the trainer, so that the two agree
+on every log-probability.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from tunix.models.transformer import decoder, layout
+from tunix.ops import dot
+
+
+class WeightMismatchError(ValueError):
+    """Weights that do not fit the sampler's model, with every reason why."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("the weights do not fit the sampler's model:" + _bullets(problems))
+
+
+@flax.struct.dataclass
+class SamplerWeights:
+    """A pytree of what the compiled programs read."""
+
+    state: nnx.State
+    head: Float[Array, "V D"] | None
+    """Output matrix, where the model's own is not in the dtype that products want."""
+
+
+class WeightSync:
+    """Turns a trainer's weights into a sampler's."""
+
+    def __init__(self, model: decoder.Decoder):
+        """Learn the structure of ``model``; its weights are not read."""
+        self._is_stacked = model.config.scan_layers
+        self._is_fast = dot.resolve_precision(model.config.precision) == "fast"
+        self._is_tied = model.config.weight_tying
+        self._shapes = _shapes(nnx.state(model))
+        self.config = dataclasses.replace(model.config, scan_layers=False)
+        self.graphdef: nnx.GraphDef[Any] = _unrolled_graphdef(model)
+        self._lay_out = jax.jit(self._lay_out_state)
+
+    @property
+    def cache_dtype(self) -> jnp.dtype:
+        """Dtype of cached keys and values: that of the products that read them."""
+        return jnp.dtype(jnp.bfloat16 if self._is_fast else jnp.float32)
+
+    def __call__(self, source: nnx.Module | nnx.State) -> SamplerWeights:
+        """Return a copy of the weights that shares no buffer with ``source``.
+
+        Raises:
+            WeightMismatchError: Listing every missing, unexpected or misshapen leaf.
+        """
+        state = nnx.state(source) if isinstance(source, nnx.Module) else source
+        if problems := list(_differences(self._shapes, _shapes(state))):
+            raise WeightMismatchError(problems)
+        return self._lay_out(state)
+
+    def _lay_out_state(self, state: nnx.State) -> SamplerWeights:
+        if self._is_stacked:
+            state = layout.unroll_state(state)
+        flat = dict(nnx.to_flat_state(state))
+        table = flat["embed_tokens", "w"]
+        head = table[...].astype(jnp.bfloat16) if self._is_fast and self._is_tied else None
+        # A copy where there is nothing to cast: the trainer donates its own buffers.
+        cast = {path: leaf.replace(self._cast(path, leaf[...])) for path, leaf in flat.items()}
+        return SamplerWeights(state=nnx.from_flat_state(cast.items()), head=head)
+
+    def _cast(self, path: tuple[Any, ...], leaf: Array) -> Array:
+        is_operand = leaf.ndim == 2 and path[0] != "embed_tokens"
+        if self._is_fast and is_operand and leaf.dtype != jnp.bfloat16:
+            return leaf.astype(jnp.bfloat16)
+        return jnp.array(leaf, copy=True)
+
+
+def _unrolled_graphdef(model: decoder.Decoder) -> nnx.GraphDef[Any]:
+    """Return the structure of ``model`` as a list of layers, without copying a weight."""
+    graphdef, state = nnx.split(model)
+    unrolled = nnx.eval_shape(lambda s: layout.unroll_layers(nnx.merge(graphdef, s)), state)
+    return nnx.graphdef(unrolled)
+
+
+def _shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+    return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+
+
+def _differences(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+) -> Iterator[str]:
+    for path in sorted(expected.keys() | found.keys()):
+        if path not in found:
+            yield f"{path} {expected[path]} is missing"
+        elif path not in expected:
+            yield f"{path} {found[path]} is unexpected"
+        elif expected[path] != found[path]:
+            yield f"{path} has shape {found[path]}, expected {expected[path]}"
+
+
+def _bullets(problems: list[str]) -> str:
+    return "".join(f"\n  - {problem}" for problem in problems)

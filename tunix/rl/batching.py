@@ -1,0 +1,160 @@
+"""From groups of trajectories to the micro-batches of one optimizer step.
+
+All micro-batches of a step share their shapes, and each sequence counts in exactly
+one of them: the axis ``S`` always holds every sequence of the step, with length 0
+where another micro-batch has it. Sequences that are known to have no loss are not
+laid down at all; their weight counts in the first micro-batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tunix.rl import common, packing, trajectory
+
+LayoutFn = Callable[..., packing.Layout]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """What shapes micro-batches have and what counts in them."""
+
+    row_length: int
+    max_completion_length: int
+    temperature: float
+    micro_batch_size: int
+    """Groups per micro-batch, those without live sequences not counted."""
+    mask_truncated: bool
+    skip_dead: bool
+    """Whether sequences of advantage 0 are left out of the rows."""
+    row_multiple: int = 1
+    """The number of rows is a multiple of this: the devices that share them."""
+    layout_fn: LayoutFn = packing.pack_groups
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepBatches:
+    """The micro-batches of one optimizer step and how well they are filled."""
+
+    batches: Sequence[common.PolicyBatch]
+    num_tokens: int
+    """Tokens that are not padding, over all rows."""
+    num_slots: int
+    """Tokens and padding."""
+
+
+def make_step_batches(
+    groups: Sequence[trajectory.Group], settings: BatchSettings, *, from_sampler: bool
+) -> StepBatches:
+    """Return the micro-batches that train on ``groups`` once.
+
+    Args:
+        groups: Trajectories with advantages.
+        settings: Shapes and what counts.
+        from_sampler: Whether ratios start from the sampler's log-probabilities; else from
+            the current policy's, which is the same when nothing was updated in between.
+    """
+    lengths, live = _lengths_and_live(groups, settings)
+    starts = np.cumsum([0, *(len(group.trajectories) for group in groups)])
+    spans = [np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    live_groups = [g for g, span in enumerate(spans) if live[span].any()]
+    size = settings.micro_batch_size
+    parts = [live_groups[i : i + size] for i in range(0, len(live_groups), size)] or [[]]
+
+    layouts = _layouts_of_one_shape(
+        [[_pack_group(groups[g], spans[g], live) for g in part] for part in parts],
+        settings,
+        num_sequences=len(lengths),
+    )
+    trajectories = [t for group in groups for t in group.trajectories]
+    sampler_logps = common.pad_ragged(
+        [t.sampler_logps for t in trajectories], len(lengths), settings.max_completion_length
+    )
+    owner = _owners(parts, spans, len(lengths))
+    batches = [
+        common.PolicyBatch(
+            tokens=layout.tokens,
+            positions=layout.positions,
+            segment_ids=layout.segment_ids,
+            prefix_ids=layout.prefix_ids,
+            source=layout.source,
+            targets=layout.targets,
+            slot=layout.slot,
+            lengths=np.where(owner == part, lengths, 0).astype(np.int32),
+            live=live,
+            advantages=np.asarray([t.advantage for t in trajectories], np.float32),
+            sampler_logps=sampler_logps,
+            temperature=np.float32(settings.temperature),
+            old_logps=sampler_logps if from_sampler else None,
+        )
+        for part, layout in enumerate(layouts)
+    ]
+    return StepBatches(
+        batches=batches,
+        num_tokens=sum(layout.num_tokens for layout in layouts),
+        num_slots=sum(layout.tokens.size for layout in layouts),
+    )
+
+
+def _lengths_and_live(
+    groups: Sequence[trajectory.Group], settings: BatchSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the trained length of every sequence, and whether it has to be computed."""
+    trajectories = [t for group in groups for t in group.trajectories]
+    lengths = np.asarray(
+        [t.trained_length(mask_truncated=settings.mask_truncated) for t in trajectories], np.int32
+    )
+    live = lengths > 0
+    if settings.skip_dead:
+        live &= np.asarray([t.advantage != 0.0 for t in trajectories], bool)
+    return lengths, live
+
+
+def _pack_group(
+    group: trajectory.Group, span: np.ndarray, live: np.ndarray
+) -> packing.PackGroup:
+    members = [i for i in range(len(span)) if live[span[i]]]
+    return packing.PackGroup(
+        prompt=group.prompt_ids,
+        completions=[group.trajectories[i].completion_ids for i in members],
+        indices=[int(span[i]) for i in members],
+    )
+
+
+def _layouts_of_one_shape(
+    parts: Sequence[Sequence[packing.PackGroup]], settings: BatchSettings, *, num_sequences: int
+) -> list[packing.Layout]:
+    """Lay every part down, then once more in the largest shape that any of them needs."""
+    make = functools.partial(
+        settings.layout_fn,
+        num_sequences=num_sequences,
+        max_completion_length=settings.max_completion_length,
+    )
+    layouts = [make(part, row_length=settings.row_length) for part in parts]
+    for _ in range(2):  # longer rows may need fewer of them, and then more targets per row
+        rows = max(layout.tokens.shape[0] for layout in layouts)
+        rows = -(-rows // settings.row_multiple) * settings.row_multiple
+        length = max(layout.tokens.shape[1] for layout in layouts)
+        targets = max(layout.targets.shape[0] for layout in layouts)
+        if all(
+            layout.tokens.shape == (rows, length) and layout.targets.shape == (targets,)
+            for layout in layouts
+        ):
+            break
+        layouts = [
+            make(part, row_length=length, min_rows=rows, min_targets=targets) for part in parts
+        ]
+    return layouts
+
+
+def _owners(
+    parts: Sequence[Sequence[int]], spans: Sequence[np.ndarray], num_sequences: int
+) -> np.ndarray:
+    """Return which micro-batch each sequence counts in."""
+    owner = np.zeros(num_sequences, np.int32)
+    for part, members in enumerate(parts):
+        for g in members:
+            owner[spans[g]] = part
+    return owner

@@ -1,0 +1,97 @@
+"""Settings of a cluster: where the roles live, how they sample and how the actor is trained."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import optax
+from jax.sharding import Mesh
+
+from tunix.rl import roles
+from tunix.rl.rollout import base_rollout, vanilla_rollout
+from tunix.sft import training_config
+from tunix.utils import config as config_lib
+
+Role = roles.Role
+Mode = roles.Mode
+
+ROLLOUT_ENGINES: Mapping[str, type[base_rollout.BaseRollout]] = {
+    "vanilla": vanilla_rollout.VanillaRollout
+}
+
+DEFAULT_SLOTS = 32
+"""Completions decoded at the same time where nothing else is said."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLTrainingConfig(training_config.TrainingConfig):
+    """Settings of the actor's training; sizes count prompts unless they say otherwise."""
+
+    actor_optimizer: optax.GradientTransformation
+    mini_batch_size: int | None = None
+    """Prompts per optimizer step; by default, all prompts of a rollout."""
+    train_micro_batch_size: int | None = None
+    """Prompts whose gradient is computed at a time; by default, all of a mini-batch. Changes
+    memory and speed, not the result."""
+    rollout_micro_batch_size: int = DEFAULT_SLOTS
+    """Completions decoded at the same time."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        for name in ("mini_batch_size", "train_micro_batch_size", "rollout_micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"{name} must be at least 1 or None, got {value}"
+        if self.gradient_accumulation_steps is not None:
+            yield (
+                "gradient_accumulation_steps is not used in reinforcement learning; set "
+                "train_micro_batch_size to the number of prompts per micro-batch"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterConfig(config_lib.Config):
+    """Where the roles live, how they sample and how the actor is trained."""
+
+    training_config: RLTrainingConfig
+    rollout_config: base_rollout.RolloutConfig | Mapping[Mode, base_rollout.RolloutConfig]
+    """How to sample; by mode if evaluation samples differently."""
+    role_to_mesh: Mapping[Role, Mesh] = dataclasses.field(default_factory=dict)
+    """Devices of the roles, the same for all; by default, where the actor is."""
+    rollout_engine: str | type[base_rollout.BaseRollout] = "vanilla"
+    """A name in ``ROLLOUT_ENGINES`` or your own :class:`BaseRollout`."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        meshes = list(self.role_to_mesh.values())
+        if any(mesh != meshes[0] for mesh in meshes):
+            yield "role_to_mesh gives roles different meshes; all roles must share one mesh for now"
+        engine = self.rollout_engine
+        if isinstance(engine, str) and engine not in ROLLOUT_ENGINES:
+            hint = config_lib.did_you_mean(engine, ROLLOUT_ENGINES)
+            yield f"rollout_engine {engine!r} is not one of {sorted(ROLLOUT_ENGINES)}{hint}"
+        if isinstance(self.rollout_config, Mapping) and Mode.TRAIN not in self.rollout_config:
+            yield "rollout_config has no entry for Mode.TRAIN"
+        elif self.rollout(Mode.TRAIN).temperature == 0.0:
+            yield (
+                "rollout_config.temperature is 0 in training: greedy completions of a prompt are "
+                "all alike and teach nothing; set it above 0"
+            )
+
+    def rollout(self, mode: Mode) -> base_rollout.RolloutConfig:
+        """Return how to sample in a mode; evaluation samples like training if nothing is said."""
+        if isinstance(self.rollout_config, base_rollout.RolloutConfig):
+            return self.rollout_config
+        return self.rollout_config.get(mode, self.rollout_config[Mode.TRAIN])
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The mesh of all roles, if one is given."""
+        return next(iter(self.role_to_mesh.values()), None)
+
+    @property
+    def engine_class(self) -> type[base_rollout.BaseRollout]:
+        """The rollout engine as a class."""
+        engine = self.rollout_engine
+        return ROLLOUT_ENGINES[engine] if isinstance(engine, str) else engine

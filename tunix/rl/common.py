@@ -1,0 +1,160 @@
+"""The batch a policy is trained on, and the log-probabilities of its tokens.
+
+Axes: ``R`` rows of ``T`` tokens as the model reads them, ``N`` predicted tokens,
+``S`` completions of up to ``C`` tokens as the losses see them.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from tunix.models import lora
+from tunix.models.transformer import decoder
+from tunix.ops import dot as dot_lib
+from tunix.ops import linear_logprob
+
+
+@flax.struct.dataclass
+class PolicyBatch:
+    """One micro-batch: where its tokens lie (see :mod:`tunix.rl.packing`) and what they earned."""
+
+    tokens: Int[Array, "R T"]
+    positions: Int[Array, "R T"]
+    segment_ids: Int[Array, "R T"]
+    prefix_ids: Int[Array, "R T"]
+    source: Int[Array, " N"]
+    targets: Int[Array, " N"]
+    slot: Int[Array, "S C"]
+
+    lengths: Int[Array, " S"]
+    """How many tokens of each completion the loss counts; 0 for one that is not in this batch."""
+    live: Bool[Array, " S"]
+    """False where the log-probabilities are not computed: the loss is known to be zero there,
+    and only its weight counts."""
+    advantages: Float[Array, " S"]
+    sampler_logps: Float[Array, "S C"]
+    """Log-probabilities as the sampler saw them; 0 on padding."""
+    temperature: Float[Array, ""]
+    """The temperature the tokens were sampled at, which is part of the policy."""
+    old_logps: Float[Array, "S C"] | None = None
+    """Log-probabilities the ratio starts from; ``None`` means those of the current policy."""
+    ref_logps: Float[Array, "S C"] | None = None
+    """Log-probabilities under the reference policy, where the loss needs them."""
+
+    @property
+    def mask(self) -> Bool[Array, "S C"]:
+        """Where the loss counts a token."""
+        return jnp.arange(self.sampler_logps.shape[1]) < self.lengths[:, None]
+
+    @property
+    def computed(self) -> Bool[Array, "S C"]:
+        """Where the loss counts a token and its log-probability is computed."""
+        return self.mask & self.live[:, None]
+
+
+class PolicyLogps(NamedTuple):
+    """What a model says of every completion token; 0 where nothing is computed."""
+
+    logps: Float[Array, "S C"]
+    entropy: Float[Array, "S C"] | None
+
+
+def policy_logps(
+    model: nnx.Module,
+    batch: PolicyBatch,
+    *,
+    adapters: bool = True,
+    with_entropy: bool = False,
+) -> PolicyLogps:
+    """Return the log-probabilities of all completion tokens, at the sampling temperature.
+
+    The output head is applied to the hidden states that predict a completion token and
+    to no others, and never as an array of ``T x V`` logits. A foreign module, which shows
+    only its logits, works too, at their price.
+
+    Args:
+        model: A decoder, or any module called as ``(tokens, positions, cache, attention_mask)``.
+        batch: Where the tokens lie.
+        adapters: False computes the base model, without LoRA.
+        with_entropy: Whether to compute the entropy of every predicted distribution too.
+
+    Raises:
+        ValueError: If a foreign module is asked to leave its adapters out.
+    """
+    if isinstance(model, decoder.Decoder):
+        logps, entropy = _decoder_logps(model, batch, adapters, with_entropy)
+    elif adapters:
+        logps, entropy = _foreign_logps(model, batch)
+    else:
+        raise ValueError(
+            f"{type(model).__name__} is not a tunix decoder, so its adapters cannot be switched "
+            "off; give the cluster a reference model"
+        )
+    return PolicyLogps(
+        _by_sequence(logps, batch.slot), _by_sequence(entropy, batch.slot) if with_entropy else None
+    )
+
+
+def _decoder_logps(
+    model: decoder.Decoder, batch: PolicyBatch, adapters: bool, with_entropy: bool
+) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
+    hidden, _ = model.hidden(
+        batch.tokens,
+        batch.positions,
+        segment_ids=batch.segment_ids,
+        prefix_ids=batch.prefix_ids,
+        adapters=adapters,
+    )
+    return linear_logprob.linear_logprob(
+        hidden.reshape(-1, hidden.shape[-1])[batch.source],
+        model.output_head().weight,
+        batch.targets,
+        temperature=batch.temperature,
+        with_entropy=with_entropy,
+        head_needs_grad=not lora.is_lora_enabled(model),
+        precision=dot_lib.resolve_precision(model.config.precision),
+    )
+
+
+def _foreign_logps(
+    model: nnx.Module, batch: PolicyBatch
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    logits, _ = model(  # pyright: ignore[reportCallIssue]
+        batch.tokens, batch.positions, None, attention_mask(batch)
+    )
+    logits = logits.reshape(-1, logits.shape[-1])[batch.source].astype(jnp.float32)
+    log_probs = jax.nn.log_softmax(logits / batch.temperature, axis=-1)
+    logps = jnp.take_along_axis(log_probs, batch.targets[:, None], axis=-1)[:, 0]
+    return logps, -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+
+
+def attention_mask(batch: PolicyBatch) -> Bool[Array, "R T T"]:
+    """Return who sees whom, for modules that know no segments.
+
+    A token sees the earlier tokens of its own segment and of its prefix. Padding sees
+    itself, because a softmax over nothing is NaN.
+    """
+    keys = batch.segment_ids[:, None, :]
+    same = (keys == batch.segment_ids[:, :, None]) | (keys == batch.prefix_ids[:, :, None])
+    causal = jnp.tril(jnp.ones(same.shape[1:], bool))
+    return (causal & same & (keys != 0)) | jnp.eye(same.shape[1], dtype=bool)
+
+
+def _by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:
+    """Return one row per completion; slots that point past ``N`` are 0 and have no gradient."""
+    return values.at[slot].get(mode="fill", fill_value=0.0)
+
+
+def pad_ragged(
+    values: list[np.ndarray], num_sequences: int, max_length: int
+) -> Float[np.ndarray, "S C"]:
+    """Return ragged float arrays as rows, with zeros behind."""
+    padded = np.zeros((num_sequences, max_length), np.float32)
+    for row, value in enumerate(values):
+        padded[row, : len(value)] = value
+    return padded

@@ -1,0 +1,95 @@
+"""How good a policy is on questions that it was not trained on: sampled, or greedy."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from tunix.rl import experience, prompt_batch, rewards, rl_cluster
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The completions of a whole evaluation set and what they earned."""
+
+    prompts: Sequence[str]
+    completions: Sequence[str]
+    finish_reasons: Sequence[str]
+    rewards: Float[np.ndarray, " B"]
+    per_function: Mapping[str, Float[np.ndarray, " B"]]
+    lengths: Sequence[int]
+
+    @property
+    def mean_reward(self) -> float:
+        """Mean reward; every completion counts alike."""
+        return float(self.rewards.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of completions with a reward of at least 1."""
+        return float((self.rewards >= 1.0).mean())
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means, as they are logged."""
+        return {
+            "reward": self.mean_reward,
+            "accuracy": self.accuracy,
+            **{f"reward/{name}": float(v.mean()) for name, v in self.per_function.items()},
+            "completion_length": float(np.mean(self.lengths)),
+            "truncated": float(np.mean([r == "length" for r in self.finish_reasons])),
+        }
+
+
+def evaluate(
+    cluster: rl_cluster.RLCluster,
+    batches: Iterable[Mapping[str, Any]],
+    reward_fns: rewards.RewardManager | rewards.RewardFn | Sequence[rewards.RewardFn],
+    *,
+    key: PRNGKeyArray,
+    temperature: float | None = None,
+    num_samples: int = 1,
+) -> Evaluation:
+    """Return how the current policy answers all questions.
+
+    The whole set is sampled at once, so that the engine's slots stay full, and every
+    completion counts alike, wherever a batch ends.
+
+    Args:
+        cluster: Samples with the settings of ``Mode.EVAL``.
+        batches: Questions: columns of lists, ``prompts`` among them.
+        reward_fns: What replies are scored with.
+        key: Decides the draws.
+        temperature: Another temperature than the settings'; 0 is greedy.
+        num_samples: Completions per question.
+
+    Raises:
+        PromptBatchError: If there are no questions.
+        RewardError: If a reward function fails.
+    """
+    if not isinstance(reward_fns, rewards.RewardManager):
+        reward_fns = rewards.RewardManager(reward_fns)
+    batch = prompt_batch.concatenate(batches)
+    reward_fns.check_columns([*batch, prompt_batch.FINISH_REASONS])
+    settings = cluster.config.rollout(rl_cluster.Mode.EVAL)
+    if temperature is not None:
+        settings = dataclasses.replace(settings, temperature=temperature)
+    output = experience.sample(
+        cluster,
+        batch,
+        mode=rl_cluster.Mode.EVAL,
+        num_samples=num_samples,
+        key=key,
+        rollout_config=settings,
+    )
+    scored = experience.score(output, batch, reward_fns, num_samples=num_samples)
+    return Evaluation(
+        prompts=scored.prompts,
+        completions=output.text,
+        finish_reasons=scored.columns[prompt_batch.FINISH_REASONS],
+        rewards=scored.rewards.total,
+        per_function=scored.rewards.per_function,
+        lengths=[len(one.token_ids) for one in output.completions],
+    )

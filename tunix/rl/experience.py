@@ -1,0 +1,117 @@
+"""One rollout of the policy: sampled, rewarded, and turned into groups with advantages."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from tunix.rl import advantages as advantages_lib
+from tunix.rl import prompt_batch, rewards, rl_cluster, trajectory
+from tunix.rl.rollout import base_rollout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Completions and what the reward functions said of them, prompt-major."""
+
+    output: base_rollout.RolloutOutput
+    prompts: Sequence[str]
+    """Prompt of every completion."""
+    columns: Mapping[str, Sequence[Any]]
+    """Columns of the data, one value per completion, and ``finish_reasons``."""
+    rewards: rewards.RewardResult
+
+
+def sample(
+    cluster: rl_cluster.RLCluster,
+    batch: Mapping[str, Sequence[Any]],
+    *,
+    mode: rl_cluster.Mode,
+    num_samples: int,
+    key: PRNGKeyArray,
+    rollout_config: base_rollout.RolloutConfig | None = None,
+) -> base_rollout.RolloutOutput:
+    """Return ``num_samples`` completions of every prompt of a checked batch."""
+    return cluster.generate(
+        batch[prompt_batch.PROMPTS],
+        mode=mode,
+        num_samples=num_samples,
+        key=key,
+        rollout_config=rollout_config,
+    )
+
+
+def score(
+    output: base_rollout.RolloutOutput,
+    batch: Mapping[str, Sequence[Any]],
+    reward_manager: rewards.RewardManager,
+    *,
+    num_samples: int,
+) -> Scored:
+    """Return the completions with their rewards.
+
+    Raises:
+        RewardError: If a reward function fails.
+    """
+    columns = {
+        name: prompt_batch.repeated(values, num_samples)
+        for name, values in batch.items()
+        if name != prompt_batch.PROMPTS
+    }
+    columns[prompt_batch.FINISH_REASONS] = [one.finish_reason for one in output.completions]
+    prompts = prompt_batch.repeated(output.prompts, num_samples)
+    result = reward_manager(prompts, output.text, columns)
+    return Scored(output=output, prompts=prompts, columns=columns, rewards=result)
+
+
+def group(
+    scored: Scored,
+    advantage_fn: advantages_lib.AdvantageFn,
+    *,
+    num_samples: int,
+    policy_version: int,
+) -> list[trajectory.Group]:
+    """Return one group per prompt, with the advantage of every completion.
+
+    Raises:
+        ValueError: If the advantages are not one finite number per completion.
+    """
+    by_prompt = scored.rewards.total.reshape(-1, num_samples)
+    advantages = _checked(advantage_fn(by_prompt), by_prompt.shape)
+    return [
+        trajectory.Group(
+            prompt_ids=scored.output.prompt_tokens[p],
+            prompt=scored.output.prompts[p],
+            trajectories=[
+                trajectory.Trajectory(
+                    completion_ids=scored.output.completions[i].token_ids,
+                    sampler_logps=scored.output.completions[i].logps,
+                    finish_reason=scored.output.completions[i].finish_reason,
+                    policy_version=policy_version,
+                    text=scored.output.text[i],
+                    rewards={n: float(v[i]) for n, v in scored.rewards.per_function.items()},
+                    reward=float(scored.rewards.total[i]),
+                    advantage=float(advantages[p, i % num_samples]),
+                )
+                for i in range(p * num_samples, (p + 1) * num_samples)
+            ],
+        )
+        for p in range(len(by_prompt))
+    ]
+
+
+def _checked(values: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "P G"]:
+    advantages = np.asarray(values)
+    if advantages.shape != shape:
+        raise ValueError(
+            f"the advantage estimator returned shape {advantages.shape} for rewards of shape "
+            f"{shape} (prompts, completions of each)"
+        )
+    if not np.isfinite(advantages).all():
+        raise ValueError(
+            f"the advantage estimator returned a value that is not finite for the rewards of "
+            f"prompt {int(np.argwhere(~np.isfinite(advantages))[0][0])}"
+        )
+    return advantages

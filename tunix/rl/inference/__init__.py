@@ -1,0 +1,1 @@
+"""Forward passes of models that are not trained."""

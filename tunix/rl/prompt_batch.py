@@ -1,0 +1,84 @@
+"""A batch of prompts with further columns, checked before anything is sampled for it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+PROMPTS = "prompts"
+FINISH_REASONS = "finish_reasons"
+
+RESERVED_COLUMNS = (FINISH_REASONS, "completions")
+"""Columns that a reward function gets from the rollout."""
+
+
+class PromptBatchError(ValueError):
+    """A batch of prompts that cannot be used, with every reason why."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        """Return one line per problem."""
+        return "cannot use this batch of prompts:" + "".join(f"\n  - {p}" for p in self.problems)
+
+
+def check(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the columns of a batch as lists, ``prompts`` first.
+
+    Raises:
+        PromptBatchError: If there are no prompts, columns differ in length, or a column has the
+            name of one that the rollout adds.
+    """
+    if not isinstance(batch, Mapping):
+        raise PromptBatchError(
+            [f"expected a mapping of columns such as {{'prompts': [...]}}, got {type(batch).__name__}"]
+        )
+    if PROMPTS not in batch:
+        raise PromptBatchError([f"no column {PROMPTS!r}; there are {sorted(map(str, batch))}"])
+    columns = {PROMPTS: list(batch[PROMPTS]), **{k: list(v) for k, v in batch.items()}}
+    size = len(columns[PROMPTS])
+    problems = [] if size else [f"column {PROMPTS!r} is empty"]
+    for name, values in columns.items():
+        if len(values) != size:
+            problems.append(f"column {name!r} has {len(values)} values for {size} prompts")
+        if name in RESERVED_COLUMNS:
+            problems.append(f"column {name!r} would hide the rollout's own; rename it")
+    if problems:
+        raise PromptBatchError(problems)
+    return columns
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows as columns.
+
+    Raises:
+        PromptBatchError: If a row lacks a column of the first, or there is no row.
+    """
+    if not rows:
+        raise PromptBatchError(["there are no rows"])
+    problems = [
+        f"row {i} has the columns {sorted(row)}, row 0 has {sorted(rows[0])}"
+        for i, row in enumerate(rows)
+        if row.keys() != rows[0].keys()
+    ]
+    if problems:
+        raise PromptBatchError(problems)
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def concatenate(batches: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return all batches as one.
+
+    Raises:
+        PromptBatchError: If there is none, or their columns differ.
+    """
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        columns = check(batch)
+        rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]
+    return from_rows(rows)
+
+
+def repeated(values: Sequence[Any], times: int) -> list[Any]:
+    """Return every value ``times`` times in a row, as the samples of a prompt stand."""
+    return [value for value in values for _ in range(times)]

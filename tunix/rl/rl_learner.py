@@ -1,0 +1,249 @@
+"""The loop of reinforcement learning: sample, score, update, sync; log, evaluate, save."""
+
+import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from flax import nnx
+
+from tunix.rl import (
+    algorithm_config,
+    batching,
+    common,
+    completions_log,
+    evaluation,
+    experience,
+    packing,
+    prompt_batch,
+    rewards,
+    rl_cluster,
+    rl_loop,
+    rollout_metrics,
+    trajectory,
+)
+from tunix.sft import loss_output
+
+TrainingInputT = Mapping[str, Sequence[Any]]
+"""A batch: columns of equal length, ``prompts`` among them."""
+
+RewardFn = rewards.RewardFn
+
+MetricFn = Callable[..., Mapping[str, Any]]
+"""``fn(prompts, completions, rewards, advantages, **columns) -> {name: number}``, or
+``{name: (value, reduce)}``; called once per rollout with one value per completion."""
+
+ConfigT = TypeVar("ConfigT", bound=algorithm_config.AlgorithmConfig)
+
+Mode = rl_cluster.Mode
+
+
+class RLLearner(abc.ABC, Generic[ConfigT]):
+    """Trains the actor of a cluster on rewards.
+
+    A subclass says how many completions a prompt gets, how often a rollout is trained on and
+    what the loss is; everything else is here.
+
+    If the cluster's checkpoint directory holds a checkpoint, training continues from it, with
+    the prompts and the random draws that an uninterrupted run would have had.
+
+    Args:
+        rl_cluster: Samples and trains.
+        algo_config: The algorithm's settings.
+        reward_fns: One function or several; see :mod:`tunix.rl.rewards`.
+        metric_fns: Further metrics of every rollout.
+    """
+
+    def __init__(
+        self,
+        rl_cluster: rl_cluster.RLCluster,
+        algo_config: ConfigT,
+        reward_fns: RewardFn | Sequence[RewardFn],
+        metric_fns: Sequence[MetricFn] | None = None,
+    ):
+        self.rl_cluster = rl_cluster
+        self.algo_config = algo_config
+        self.reward_manager = rewards.RewardManager(reward_fns, algo_config.reward_weights)
+        self.metric_fns = tuple(metric_fns or ())
+        self._rollout_config = rl_cluster.config.rollout(Mode.TRAIN)
+        self._training_config = rl_cluster.config.training_config
+        self._trainer = rl_cluster.actor_trainer.with_loss_fn(self.loss_fn)
+        options = self._training_config.metrics_logging_options
+        self.completions_log = completions_log.CompletionsLog(
+            None if options is None else options.directory / "completions.jsonl"
+        )
+        restored = self._trainer.restored_metadata
+        self.global_steps = 0 if restored is None else int(restored["global_steps"])
+        """Rollouts trained on, those before a resume included."""
+
+    @property
+    @abc.abstractmethod
+    def num_generations(self) -> int:
+        """Completions sampled per prompt."""
+
+    @property
+    @abc.abstractmethod
+    def num_iterations(self) -> int:
+        """How often every rollout is trained on."""
+
+    @property
+    @abc.abstractmethod
+    def needs_reference(self) -> bool:
+        """Whether the loss reads ``ref_logps``."""
+
+    @property
+    @abc.abstractmethod
+    def skips_dead_sequences(self) -> bool:
+        """Whether a sequence of advantage 0 is known to have no loss and no gradient."""
+
+    @abc.abstractmethod
+    def loss_fn(self, model: nnx.Module, batch: common.PolicyBatch) -> loss_output.LossOutput:
+        """Return the loss of one micro-batch as sums and weights."""
+
+    def train(
+        self,
+        train_ds: Iterable[TrainingInputT],
+        eval_ds: Iterable[TrainingInputT] | None = None,
+        skip_jit: bool = False,
+    ) -> None:
+        """Train until ``max_steps`` or the end of the data.
+
+        Args:
+            train_ds: Batches of prompts, each sampled and trained on together. After a resume,
+                the same data from its start.
+            eval_ds: Batches evaluated in full, sampled and greedily, every
+                ``eval_every_n_steps`` steps.
+            skip_jit: Run every operation of the update on its own, for debugging.
+
+        Raises:
+            TrainingInterrupted: After SIGINT, when the step was finished and saved.
+            RewardError: If a reward function fails. The last complete step is saved first.
+            PromptError: If a prompt is too long; likewise.
+        """
+        self._trainer.set_jit(not skip_jit)
+        rl_loop.RLLoop(self, train_ds, eval_ds).run()
+
+    def evaluate(
+        self, eval_ds: Iterable[TrainingInputT], *, temperature: float | None = None
+    ) -> evaluation.Evaluation:
+        """Return how the current policy answers a whole evaluation set.
+
+        Args:
+            eval_ds: Batches of prompts.
+            temperature: Another temperature than the settings'; 0 is greedy.
+        """
+        key = self.rl_cluster.sampling_key(
+            Mode.EVAL, self._trainer.train_steps, call=int(temperature == 0.0)
+        )
+        return evaluation.evaluate(
+            self.rl_cluster, eval_ds, self.reward_manager, key=key, temperature=temperature
+        )
+
+    def train_on(self, batch: TrainingInputT) -> list[trajectory.Group]:
+        """Sample completions for a batch of prompts, train on them and return them."""
+        columns = prompt_batch.check(batch)
+        self.reward_manager.check_columns([*columns, prompt_batch.FINISH_REASONS])
+        groups = self._rollout(columns)
+        updates = self._update(groups)
+        with self.rl_cluster.perf.span("sync"):
+            self.rl_cluster.sync_weights()
+        self.global_steps += 1
+        self.completions_log.append(groups, step=self._trainer.train_steps)
+        self.rl_cluster.buffer_metrics(rollout_metrics.rollout_metrics(groups))
+        self.rl_cluster.buffer_metrics(rollout_metrics.update_metrics(updates))
+        return groups
+
+    def _rollout(self, columns: dict[str, list[Any]]) -> list[trajectory.Group]:
+        """Return the groups of this step: sampled, rewarded, with advantages."""
+        cluster, num_samples = self.rl_cluster, self.num_generations
+        with cluster.perf.span("rollout"):
+            output = experience.sample(
+                cluster,
+                columns,
+                mode=Mode.TRAIN,
+                num_samples=num_samples,
+                key=cluster.sampling_key(Mode.TRAIN, self.global_steps),
+            )
+        with cluster.perf.span("score"):
+            scored = experience.score(
+                output, columns, self.reward_manager, num_samples=num_samples
+            )
+            groups = experience.group(
+                scored,
+                self.algo_config.advantage_fn,
+                num_samples=num_samples,
+                policy_version=self._trainer.train_steps,
+            )
+            self._buffer_user_metrics(scored, groups)
+        return groups
+
+    def _buffer_user_metrics(
+        self, scored: experience.Scored, groups: Sequence[trajectory.Group]
+    ) -> None:
+        advantages = np.asarray([t.advantage for g in groups for t in g.trajectories])
+        for metric_fn in self.metric_fns:
+            metrics = metric_fn(
+                prompts=scored.prompts,
+                completions=scored.output.text,
+                rewards=scored.rewards.total,
+                advantages=advantages,
+                **scored.columns,
+            )
+            self.rl_cluster.buffer_metrics(metrics)
+
+    def _update(self, groups: Sequence[trajectory.Group]) -> list[dict[str, float]]:
+        """Take all optimizer steps of a rollout and return the metrics of each."""
+        size = self._training_config.mini_batch_size or len(groups)
+        parts = [groups[i : i + size] for i in range(0, len(groups), size)]
+        # With a single update the policy that is trained is the one that sampled.
+        is_single = len(parts) * self.num_iterations == 1
+        steps = [
+            batching.make_step_batches(
+                part, self._batch_settings(len(part)), from_sampler=not is_single
+            )
+            for part in parts
+        ]
+        self.rl_cluster.buffer_metrics(
+            {
+                "packing_efficiency": sum(s.num_tokens for s in steps)
+                / sum(s.num_slots for s in steps)
+            }
+        )
+        batches = [self._with_reference(step.batches) for step in steps]
+        with self.rl_cluster.perf.span("train"):
+            handles = [
+                self.rl_cluster.update_actor(micro_batches)
+                for _ in range(self.num_iterations)
+                for micro_batches in batches
+            ]
+            return [handle.result() for handle in handles]
+
+    def _with_reference(
+        self, micro_batches: Sequence[common.PolicyBatch]
+    ) -> list[common.PolicyBatch]:
+        """Return the micro-batches with the reference's log-probabilities, if the loss needs them."""
+        if not self.needs_reference:
+            return list(micro_batches)
+        with self.rl_cluster.perf.span("reference") as span:
+            ref_logps = [self.rl_cluster.get_ref_per_token_logps(b) for b in micro_batches]
+            span.wait_for(ref_logps)
+        return [
+            batch.replace(ref_logps=logps)
+            for batch, logps in zip(micro_batches, ref_logps, strict=True)
+        ]
+
+    def _batch_settings(self, num_groups: int) -> batching.BatchSettings:
+        config = self._rollout_config
+        return batching.BatchSettings(
+            row_length=packing.default_row_length(
+                max_prompt_length=config.max_prompt_length,
+                max_completion_length=config.max_tokens_to_generate,
+                num_generations=self.num_generations,
+            ),
+            max_completion_length=config.max_tokens_to_generate,
+            temperature=config.temperature,
+            micro_batch_size=self._training_config.train_micro_batch_size or num_groups,
+            mask_truncated=self.algo_config.mask_truncated,
+            skip_dead=self.skips_dead_sequences,
+            row_multiple=self.rl_cluster.data_parallelism,
+        )

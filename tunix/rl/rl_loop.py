@@ -1,0 +1,169 @@
+"""The loop around a learner's step: data, logging, evaluation, checkpoints, interrupts."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tunix.rl import rl_cluster
+from tunix.sft import evaluation as sft_evaluation
+from tunix.sft import interrupt, metrics_logger, progress_bar, train_data
+
+if TYPE_CHECKING:
+    from tunix.rl import rl_learner
+
+PHASES = ("rollout", "score", "reference", "train", "sync")
+"""Parts of a step whose seconds are logged as ``time/PHASE``."""
+
+SHOWN_METRICS = (
+    "reward",
+    "loss",
+    "kl",
+    "completion_length",
+    "tokens_per_second",
+    *(f"time/{phase}" for phase in PHASES),
+)
+
+
+class RLLoop:
+    """One call of ``RLLearner.train``.
+
+    Steps are counted in optimizer steps, as in all of the library: those of a rollout are
+    logged under the last one.
+    """
+
+    def __init__(
+        self,
+        learner: "rl_learner.RLLearner[Any]",
+        train_ds: Iterable[Mapping[str, Any]],
+        eval_ds: Iterable[Mapping[str, Any]] | None,
+    ):
+        self._learner = learner
+        self._cluster = learner.rl_cluster
+        self._trainer = learner.rl_cluster.actor_trainer
+        self._config = learner.rl_cluster.config.training_config
+        self._data = train_data.TrainData(train_ds)
+        self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
+        self._progress: progress_bar.ProgressBar | None = None
+        self._has_ended = False
+
+    def run(self) -> None:
+        """Train until ``max_steps``, the end of the data, or an interrupt."""
+        self._resume()
+        if self._config.pbar_description is not None:
+            self._progress = progress_bar.ProgressBar(
+                self._config.metrics_prefix,
+                self._trainer.metrics_logger,
+                self._trainer.train_steps,
+                self._config.max_steps,
+                self._config.pbar_description,
+            )
+        try:
+            with interrupt.graceful_interrupt() as stop:
+                while not stop.requested and not self._is_complete() and self._step():
+                    pass
+                self._finish()
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+        if stop.requested:
+            raise interrupt.TrainingInterrupted(self._how_to_resume())
+
+    def _is_complete(self) -> bool:
+        max_steps = self._config.max_steps
+        return max_steps is not None and self._trainer.train_steps >= max_steps
+
+    def _resume(self) -> None:
+        """Go to where the restored checkpoint was saved, in the data and in the logs."""
+        trainer = self._trainer
+        if self._config.checkpoint_root_directory is not None:
+            trainer.metrics_logger.truncate_after(trainer.train_steps)
+            self._learner.completions_log.truncate_after(trainer.train_steps)
+        if (restored := trainer.restored_metadata) is not None:
+            self._data.resume(restored["data_state"], restored["global_steps"])
+
+    def _step(self) -> bool:
+        """Train on one batch of prompts; return False if there is none."""
+        first_step, data_state = self._trainer.train_steps, self._data.state()
+        start = time.perf_counter()
+        self._cluster.perf.take()
+        try:
+            batches = self._data.take(1)
+            if not batches:
+                self._has_ended = True
+                return False
+            groups = self._learner.train_on(batches[0])
+        except Exception:
+            # Data, prompts and rewards are the user's: what was learned before must not be lost.
+            if self._trainer.train_steps == first_step:
+                self._save_last(data_state)
+            raise
+        num_tokens = sum(len(t.completion_ids) for group in groups for t in group.trajectories)
+        self._log_step(first_step, num_tokens, time.perf_counter() - start)
+        self._after_step(first_step)
+        return True
+
+    def _log_step(self, first_step: int, num_tokens: int, seconds: float) -> None:
+        spent = self._cluster.perf.take()
+        self._cluster.buffer_metrics(
+            {
+                "step_time_sec": seconds,
+                "tokens_per_second": num_tokens / seconds,
+                **{f"time/{phase}": spent[phase] for phase in PHASES if phase in spent},
+            }
+        )
+        self._cluster.log_metrics(rl_cluster.Mode.TRAIN, self._trainer.train_steps)
+        if self._progress is not None:
+            self._progress.update(self._trainer.train_steps - first_step)
+            self._progress.update_metrics(list(SHOWN_METRICS), metrics_logger.Mode.TRAIN)
+
+    def _after_step(self, first_step: int) -> None:
+        """Do what is due: evaluation first, so that a checkpoint implies its log."""
+        step, every = self._trainer.train_steps, self._config.eval_every_n_steps
+        if self._eval is not None and step // every > first_step // every:
+            self._evaluate(step)
+        if self._trainer.checkpoint_manager.should_save(step):
+            self._save(self._data.state(), force=False)
+
+    def _evaluate(self, step: int) -> None:
+        """Log how the policy does on the whole evaluation set."""
+        assert self._eval is not None
+        sampled = self._learner.evaluate(self._eval)
+        greedy = self._learner.evaluate(self._eval, temperature=0.0)
+        metrics = sampled.metrics | {f"greedy/{n}": v for n, v in greedy.metrics.items()}
+        self._cluster.buffer_metrics(metrics, rl_cluster.Mode.EVAL)
+        self._cluster.log_metrics(rl_cluster.Mode.EVAL, step)
+        if self._progress is not None:
+            shown = ["reward", "greedy/accuracy"]
+            self._progress.update_metrics(shown, metrics_logger.Mode.EVAL)
+
+    def _save(self, data_state: Mapping[str, Any], *, force: bool) -> None:
+        """Save, once everything up to here is in the log: what a checkpoint covers is not lost."""
+        self._trainer.metrics_logger.flush()
+        position = {"global_steps": self._learner.global_steps, "data_state": dict(data_state)}
+        self._trainer.save_at(position, force=force)
+
+    def _save_last(self, data_state: Mapping[str, Any]) -> None:
+        """Save the last complete step, unless it is saved or nothing was learned yet."""
+        steps = self._trainer.train_steps
+        if steps > 0 and self._trainer.checkpoint_manager.latest_step() != steps:
+            self._save(data_state, force=True)
+        self._trainer.metrics_logger.flush()
+        self._trainer.checkpoint_manager.wait_until_finished()
+
+    def _finish(self) -> None:
+        if self._has_ended and self._trainer.train_steps == 0:
+            raise ValueError("train_ds has no batch; pass a non-empty data set")
+        self._trainer.wait()
+        self._save_last(self._data.state())
+
+    def _how_to_resume(self) -> str:
+        step, directory = self._trainer.train_steps, self._config.checkpoint_root_directory
+        if directory is None:
+            return (
+                f"stopped after step {step}; nothing was saved, because no "
+                "checkpoint_root_directory is set"
+            )
+        return (
+            f"stopped after step {step} and saved it in {directory}; run the same command again "
+            "to continue from there"
+        )

@@ -1,0 +1,59 @@
+"""What a rollout looked like, in numbers: pure functions of its groups."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tunix.rl import trajectory
+
+
+def rollout_metrics(groups: Sequence[trajectory.Group]) -> dict[str, float]:
+    """Return the metrics of one rollout.
+
+    ``reward`` and ``reward_std`` are over all completions, ``reward/NAME`` is the mean of one
+    function. Lengths are in tokens, the stop token included. ``dead_groups`` is the share of
+    prompts whose completions all have advantage 0 and teach nothing; ``all_right`` and
+    ``all_wrong`` are those of them whose rewards are all positive, or none of them is.
+    """
+    members = [t for group in groups for t in group.trajectories]
+    rewards = np.asarray([t.reward for t in members])
+    lengths = np.asarray([len(t.completion_ids) for t in members])
+    dead = [group for group in groups if group.is_dead]
+    right = [all(t.reward > 0.0 for t in group.trajectories) for group in dead]
+    wrong = [all(t.reward <= 0.0 for t in group.trajectories) for group in dead]
+    metrics = {
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(),
+        **{
+            f"reward/{name}": np.mean([t.rewards[name] for t in members])
+            for name in members[0].rewards
+        },
+        "completion_length": lengths.mean(),
+        "completion_length_min": lengths.min(),
+        "completion_length_max": lengths.max(),
+        "prompt_length": np.mean([len(group.prompt_ids) for group in groups]),
+        "truncated": np.mean([t.truncated for t in members]),
+        "dead_groups": len(dead) / len(groups),
+        "all_right": sum(right) / len(groups),
+        "all_wrong": sum(wrong) / len(groups),
+    }
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the metrics of all optimizer steps of one rollout as one.
+
+    Means over the steps; but the largest of what is a maximum, the last of what is a counter,
+    and the first of what compares with the sampler: later steps have moved away from it.
+    """
+    names = [name for name in updates[0] if name != "status"]
+    combined = {name: float(np.mean([update[name] for update in updates])) for name in names}
+    for name in names:
+        values = [update[name] for update in updates]
+        if name.startswith("mismatch_"):
+            combined[name] = values[0]
+        elif name.endswith("_max"):
+            combined[name] = max(values)
+        elif name == "skipped_steps":
+            combined[name] = values[-1]
+    return combined

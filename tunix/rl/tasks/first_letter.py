@@ -1,0 +1,46 @@
+"""The first letter of a common word."""
+
+from tunix.rl.tasks import task
+
+WORDS = (
+    "apple banana cherry orange lemon grape peach melon carrot onion potato tomato pepper garlic "
+    "bread butter cheese milk sugar honey coffee water juice soup salad rice pasta pizza cake "
+    "cookie table chair window door floor wall roof kitchen garden fence bridge street road city "
+    "village country river lake ocean island mountain valley forest desert beach cloud rain snow "
+    "storm wind sun moon star planet earth fire stone metal glass paper wood cotton wool leather "
+    "shirt jacket shoes hat glove scarf pocket button needle thread basket bottle plate spoon "
+    "knife fork bowl kettle oven lamp candle mirror clock watch phone radio camera computer "
+    "keyboard printer pencil paint brush music guitar piano drum violin trumpet song dance movie "
+    "story poem novel letter library school teacher student doctor nurse lawyer farmer baker "
+    "sailor soldier king queen prince castle horse tiger lion zebra monkey elephant rabbit mouse "
+    "turtle snake eagle parrot chicken duck goose sheep goat cow pig dog cat fish whale shark "
+    "spider ant bee butterfly flower rose tulip tree leaf root seed grass hill cave train bus "
+    "truck bicycle airplane ship boat engine wheel bell rope ladder hammer nail drill shovel "
+    "summer winter spring autumn morning evening night week month year hour minute second"
+).split()
+
+
+def questions() -> list[task.Question]:
+    """Return one question per word."""
+    return [
+        task.Question(
+            text=f"What is the first letter of the word {word}? Answer with just the letter.",
+            answer=word[0],
+            key=word,
+        )
+        for word in WORDS
+    ]
+
+
+def reward(completions: list[str], answer: list[str], finish_reasons: list[str]) -> list[float]:
+    """Return 1 where the reply is the letter, in any case and punctuation, and ended by itself."""
+    right = [
+        "".join(c for c in reply if c.isalnum()).lower() == wanted
+        for reply, wanted in zip(completions, answer, strict=True)
+    ]
+    return task.reward_where(right, finish_reasons)
+
+
+FIRST_LETTER = task.Task(
+    name="first_letter", questions=questions, reward_fn=reward, max_tokens_to_generate=20
+)

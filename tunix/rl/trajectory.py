@@ -1,0 +1,54 @@
+"""What a rollout hands to the learner: spans of tokens and what is known about them.
+
+Tokens stay the ids that were sampled; text is decoded for reward functions and logs
+only. Masks follow from lengths: every sampled token is trained, the stop token that
+ended the completion among them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One completion of one prompt, unpadded, on the host."""
+
+    completion_ids: Int[np.ndarray, " T"]
+    """Sampled tokens, with the stop token if the completion ended by itself."""
+    sampler_logps: Float[np.ndarray, " T"]
+    """Their log-probabilities under the policy at the sampling temperature."""
+    finish_reason: Literal["stop", "length"]
+    policy_version: int
+    """Optimizer steps that the policy which drew the tokens had taken."""
+    text: str = ""
+    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Unweighted score of every reward function."""
+    reward: float = 0.0
+    advantage: float = 0.0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the completion was cut off before it ended by itself."""
+        return self.finish_reason == "length"
+
+    def trained_length(self, *, mask_truncated: bool) -> int:
+        """Return how many tokens the loss counts."""
+        return 0 if mask_truncated and self.truncated else len(self.completion_ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """All completions of one prompt."""
+
+    prompt_ids: Int[np.ndarray, " P"]
+    prompt: str
+    trajectories: Sequence[Trajectory]
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no completion is better than another, so that the group teaches nothing."""
+        return all(t.advantage == 0.0 for t in self.trajectories)

@@ -1,0 +1,282 @@
+"""Checkpoints: named arrays and a JSON document per step, written asynchronously by Orbax."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import nnx
+
+from tunix.sft import checkpoint_storage as storage
+from tunix.utils import tree as tree_lib
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+MINIMUM_INTERVAL_SECONDS = 180
+"""How often checkpoints are written when no options say otherwise."""
+
+_METADATA = "metadata"
+_PARAMS = "params"
+_OPTIMIZER = "optimizer"
+
+
+def default_options() -> "ocp.CheckpointManagerOptions":
+    """Return the options used when none are given: every three minutes, the last three kept."""
+    import orbax.checkpoint as ocp
+
+    return ocp.CheckpointManagerOptions(
+        save_decision_policy=ocp.checkpoint_managers.ContinuousCheckpointingPolicy(
+            minimum_interval_secs=MINIMUM_INTERVAL_SECONDS
+        ),
+        max_to_keep=3,
+        cleanup_tmp_directories=True,
+    )
+
+
+class CheckpointManager:
+    """Saves and restores the state of a run in a directory.
+
+    A save returns as soon as the arrays are copied; a process killed while it is being written
+    leaves the checkpoint before it as the latest. Without a directory nothing is saved and
+    there is nothing to restore.
+
+    Args:
+        root_directory: Where checkpoints go, one subdirectory per step; created if needed.
+        options: How often to save and how many to keep; see :func:`default_options`.
+
+    Raises:
+        CheckpointWriteError: If the directory cannot be written.
+    """
+
+    _manager: "ocp.CheckpointManager | None"
+
+    def __init__(
+        self,
+        root_directory: str | os.PathLike[str] | None = None,
+        options: "ocp.CheckpointManagerOptions | None" = None,
+    ):
+        self._manager = None
+        if root_directory is None:
+            return
+        # Orbax is imported here: it is slow to load and many runs save nothing.
+        import orbax.checkpoint as ocp
+
+        self._directory = pathlib.Path(os.path.abspath(root_directory))
+        self._options = default_options() if options is None else options
+        if not self._options.read_only:
+            storage.require_writable(self._directory, num_bytes=0)
+        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there is a directory to save to."""
+        return self._manager is not None
+
+    def latest_step(self) -> int | None:
+        """Return the last step that was saved completely, or ``None``."""
+        return None if self._manager is None else self._manager.latest_step()
+
+    def should_save(self, step: int) -> bool:
+        """Return whether the options ask for a checkpoint at ``step``."""
+        return self._manager is not None and self._manager.should_save(step)
+
+    def require_space_for(self, arrays: Any) -> None:
+        """Check that a checkpoint of these arrays fits on the disk.
+
+        Raises:
+            CheckpointWriteError: If it does not.
+        """
+        if self._manager is not None:
+            storage.require_writable(self._directory, tree_lib.num_bytes(arrays))
+
+    def save_state(
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        *,
+        force: bool = False,
+    ) -> bool:
+        """Start to save arrays and metadata, and return whether the step is saved.
+
+        Args:
+            step: The step; it must be later than the last one saved.
+            arrays: Parts of the checkpoint by name, each a pytree of arrays.
+            metadata: Anything that JSON can hold.
+            force: Save even where the options would not.
+
+        Raises:
+            CheckpointWriteError: If this or an earlier asynchronous save failed.
+        """
+        if self._manager is None:
+            return False
+        import orbax.checkpoint as ocp
+
+        items: dict[str, Any] = {_METADATA: ocp.args.JsonSave(dict(metadata))}
+        for name, tree in arrays.items():
+            if named := storage.storable(tree):
+                items[name] = ocp.args.PyTreeSave(named)
+        with self._clear_write_errors():
+            return self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+
+    def restore_state(
+        self, step: int, like: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the arrays and the metadata saved at ``step``.
+
+        Args:
+            step: A saved step.
+            like: Parts to restore, each a pytree of arrays or ``ShapeDtypeStruct`` that gives
+                structure, shapes, dtypes and shardings. Other parts of the checkpoint are not
+                read.
+
+        Raises:
+            CheckpointMismatchError: Listing every array that is missing, unexpected or differs.
+            FileNotFoundError: If there is no such step.
+        """
+        import orbax.checkpoint as ocp
+
+        manager = self._require_manager()
+        if step not in manager.all_steps():
+            raise FileNotFoundError(
+                f"no checkpoint of step {step} in {self._directory}; there are "
+                f"{sorted(manager.all_steps())}"
+            )
+        expected = {name: storage.abstract(tree) for name, tree in like.items()}
+        self._require_fit(step, expected)
+        items: dict[str, Any] = {_METADATA: ocp.args.JsonRestore()}
+        for name, wanted in expected.items():
+            if wanted:
+                restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+                items[name] = ocp.args.PyTreeRestore(wanted, restore_args=restore_args)
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        arrays = {
+            name: storage.rebuilt(tree, restored[name] if expected[name] else {})
+            for name, tree in like.items()
+        }
+        return arrays, restored[_METADATA]
+
+    def save(
+        self,
+        step: int,
+        model: nnx.Module,
+        optimizer: nnx.Optimizer | None = None,
+        save_only_lora_params: bool = False,
+        force: bool = False,
+        custom_metadata: dict[str, Any] | None = None,
+    ) -> bool:
+        """Start to save a model and its optimizer; return whether the step is saved.
+
+        Args:
+            step: The step; it must be later than the last one saved.
+            model: The model; of its variables the parameters are saved.
+            optimizer: Saved as well if given.
+            save_only_lora_params: Save the adapters and not the base model.
+            force: Save even where the options would not.
+            custom_metadata: Anything that JSON can hold; :meth:`maybe_restore` returns it.
+        """
+        arrays = {_PARAMS: _model_arrays(model, save_only_lora_params)}
+        if optimizer is not None:
+            arrays[_OPTIMIZER] = nnx.to_pure_dict(nnx.state(optimizer))
+        return self.save_state(step, arrays, custom_metadata or {}, force=force)
+
+    def maybe_restore(
+        self,
+        model: nnx.Module,
+        optimizer: nnx.Optimizer | None = None,
+        step: int | None = None,
+        restore_only_lora_params: bool = False,
+    ) -> tuple[int, dict[str, Any]]:
+        """Restore model and optimizer in place, if there is a checkpoint.
+
+        Reads what :meth:`save` wrote and the parameters of what a trainer wrote.
+
+        Args:
+            model: Receives the parameters.
+            optimizer: Receives its state, if given.
+            step: The step to restore; the latest by default.
+            restore_only_lora_params: The checkpoint holds the adapters alone.
+
+        Returns:
+            The restored step and its metadata; ``(0, {})`` if nothing has been saved.
+
+        Raises:
+            CheckpointMismatchError: Listing every array that is missing, unexpected or differs.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            return 0, {}
+        like: dict[str, Any] = {_PARAMS: _model_arrays(model, restore_only_lora_params)}
+        if optimizer is not None:
+            like[_OPTIMIZER] = nnx.to_pure_dict(nnx.state(optimizer))
+        arrays, metadata = self.restore_state(step, like)
+        nnx.update(model, arrays[_PARAMS])
+        if optimizer is not None:
+            nnx.update(optimizer, arrays[_OPTIMIZER])
+        return step, metadata
+
+    def wait_until_finished(self) -> None:
+        """Wait until every save is complete.
+
+        Raises:
+            CheckpointWriteError: If one of them failed.
+        """
+        if self._manager is not None:
+            with self._clear_write_errors():
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish all saves; the manager cannot be used afterwards."""
+        if self._manager is not None:
+            with self._clear_write_errors():
+                self._manager.close()
+
+    def _require_manager(self) -> "ocp.CheckpointManager":
+        if self._manager is None:
+            raise FileNotFoundError(
+                "there is nothing to restore: the CheckpointManager has no root_directory"
+            )
+        return self._manager
+
+    def _require_fit(
+        self, step: int, expected: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
+    ) -> None:
+        """Raise one error that lists all arrays that do not fit."""
+        import orbax.checkpoint as ocp
+
+        step_format = self._options.step_name_format or ocp.path.step.standard_name_format(
+            step_prefix=self._options.step_prefix,
+            step_format_fixed_length=self._options.step_format_fixed_length,
+        )
+        root = step_format.find_step(self._directory, step).path
+        problems = []
+        for item, wanted in expected.items():
+            found: Any = {}
+            if (root / item).exists():
+                found = ocp.PyTreeCheckpointHandler().metadata(root / item).tree
+            problems += storage.differences(item, wanted, tree_lib.named_leaves(found))
+        if problems:
+            raise storage.CheckpointMismatchError(str(root), problems)
+
+    @contextlib.contextmanager
+    def _clear_write_errors(self) -> Iterator[None]:
+        """Turn whatever Orbax raises while writing into one message with directory and remedy."""
+        try:
+            yield
+        except Exception as error:
+            latest = self.latest_step()
+            kept = (
+                "there is no complete one yet" if latest is None else f"step {latest} is complete"
+            )
+            raise storage.CheckpointWriteError(
+                f"could not write a checkpoint to {self._directory}: {error}; check free space and "
+                f"permissions or choose another checkpoint_root_directory ({kept})"
+            ) from error
+
+
+def _model_arrays(model: nnx.Module, only_lora: bool) -> dict[str, Any]:
+    kind = nnx.LoRAParam if only_lora else nnx.Param
+    return nnx.to_pure_dict(nnx.state(model, kind))

@@ -1,0 +1,91 @@
+"""Evaluation: sums and weights over the whole set, divided once."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from tunix.sft import inflight_throttler, loss_output, train_data
+
+if TYPE_CHECKING:
+    from tunix.sft import peft_trainer
+
+
+class EvalData:
+    """A data set that is read from its start at every evaluation.
+
+    Raises:
+        TypeError: If it is an iterator that cannot be read twice.
+    """
+
+    def __init__(self, dataset: Iterable[Any]):
+        self._dataset = dataset
+        self._start: Any = None
+        if iter(dataset) is dataset:
+            if not isinstance(dataset, train_data.StatefulIterator):
+                raise TypeError(
+                    f"eval_ds is a {type(dataset).__name__} that can be read only once; pass a "
+                    "list, or an iterator with get_state and set_state"
+                )
+            self._start = dataset.get_state()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return an iterator over all batches."""
+        if isinstance(self._dataset, train_data.StatefulIterator) and self._start is not None:
+            self._dataset.set_state(self._start)
+        return iter(self._dataset)
+
+
+def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dict[str, float]:
+    """Return the mean loss and metrics over all batches.
+
+    Every token counts by its weight, wherever it is: a short last batch counts less than a full
+    one. Sums are added in double precision.
+
+    Raises:
+        ValueError: If there is no batch, or nothing in them has any weight.
+    """
+    throttler = inflight_throttler.InflightThrottler(trainer.config.max_inflight_computations)
+    outputs = []
+    for batch in _batches(trainer, batches):
+        if trainer.training_hooks is not None:
+            trainer.training_hooks.on_eval_step_start(trainer)
+        throttler.wait_for_next()
+        output = trainer.eval_output(batch)
+        throttler.add_computation(output)
+        outputs.append(output)
+        if trainer.training_hooks is not None:
+            loss: Any = loss_output.safe_ratio(output.loss_sum, output.weight_sum)
+            trainer.training_hooks.on_eval_step_end(trainer, loss)
+    return _mean(jax.device_get(outputs))
+
+
+def _batches(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> Iterator[Any]:
+    hooks = trainer.data_hooks
+    if hooks is None:
+        yield from batches
+        return
+    while (batch := hooks.load_next_eval_batch(trainer)) is not None:
+        yield batch
+
+
+def _mean(outputs: list[loss_output.LossOutput]) -> dict[str, float]:
+    if not outputs:
+        raise ValueError("the evaluation set has no batch; pass a non-empty eval_ds or none at all")
+    means = {"loss": _ratio([(o.loss_sum, o.weight_sum) for o in outputs])}
+    for name in outputs[0].metrics:
+        means[name] = _ratio([o.metrics[name] for o in outputs])
+    for name in outputs[0].maxima:
+        means[name] = max(float(o.maxima[name]) for o in outputs)
+    if math.fsum(float(o.weight_sum) for o in outputs) == 0:
+        raise ValueError(
+            "nothing in the evaluation set has loss weight; check the masks of eval_ds"
+        )
+    return means
+
+
+def _ratio(pairs: list[Any]) -> float:
+    total = math.fsum(float(total) for total, _ in pairs)
+    weight = math.fsum(float(weight) for _, weight in pairs)
+    return total / weight if weight else 0.0

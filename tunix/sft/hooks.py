@@ -1,0 +1,65 @@
+"""Points of the training loop where user code runs.
+
+The trainer that is passed to a hook has an up-to-date ``model`` and counters. Whatever a hook
+raises ends the training; nothing is swallowed.
+"""
+
+import abc
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunix.sft import peft_trainer
+
+
+class TrainingHooks(abc.ABC):
+    """Called around training, every optimizer step and every evaluation batch.
+
+    Losses are passed as scalars on the device: reading one (``float(train_loss)``) waits for the
+    step to finish, ignoring it costs nothing.
+    """
+
+    @abc.abstractmethod
+    def on_train_start(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+        """Called once per ``train()``, after a checkpoint was restored."""
+
+    @abc.abstractmethod
+    def on_train_end(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+        """Called once per ``train()``, after the last checkpoint was written."""
+
+    @abc.abstractmethod
+    def on_train_step_start(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+        """Called when the batches of a step are there and before it runs."""
+
+    @abc.abstractmethod
+    def on_train_step_end(
+        self,
+        train_ctx: "peft_trainer.PeftTrainer",
+        train_step: int,
+        train_loss: float,
+        step_time: float,
+    ) -> None:
+        """Called when step ``train_step`` (from 1) was dispatched, ``step_time`` seconds long."""
+
+    @abc.abstractmethod
+    def on_eval_step_start(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+        """Called before each batch of an evaluation."""
+
+    @abc.abstractmethod
+    def on_eval_step_end(self, train_ctx: "peft_trainer.PeftTrainer", eval_loss: float) -> None:
+        """Called after each batch of an evaluation, with the mean loss of that batch."""
+
+
+class DataHooks(abc.ABC):
+    """Supplies the batches in place of the data sets' own iteration.
+
+    The position in the data then belongs to the hook: ``train_ctx.iter_steps`` says how many
+    training batches have been consumed, also after a resume.
+    """
+
+    @abc.abstractmethod
+    def load_next_train_batch(self, train_ctx: "peft_trainer.PeftTrainer") -> Any:
+        """Return the next training batch, or ``None`` at the end of the data."""
+
+    @abc.abstractmethod
+    def load_next_eval_batch(self, train_ctx: "peft_trainer.PeftTrainer") -> Any:
+        """Return the next evaluation batch, or ``None`` at the end of this evaluation."""

@@ -1,0 +1,131 @@
+"""The supervised loss: next-token cross-entropy, weighted token by token.
+
+Masks and weights come with the batch; nothing here compares token ids. Axes: ``B`` rows, ``T``
+tokens of a row, ``N`` predicted tokens, ``D`` channels, ``V`` vocabulary.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from tunix.models.transformer import decoder as decoder_lib
+from tunix.ops import dot as dot_lib
+from tunix.ops import linear_logprob
+from tunix.sft import loss_output
+from tunix.sft import utils as sft_utils
+
+
+def next_token_loss(
+    model: Any,
+    input_tokens: Int[Array, "B T"],
+    input_mask: Array,
+    positions: Int[Array, "B T"] | None = None,
+    attention_mask: Bool[Array, "B T T"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    loss_positions: Int[Array, " N"] | None = None,
+) -> loss_output.LossOutput:
+    """Return the summed negative log-likelihood of the weighted tokens, and their weight.
+
+    A :class:`~tunix.models.transformer.decoder.Decoder` goes the fused way, which never holds
+    ``[B, T, V]`` logits; any other module is called as ``model(tokens, positions, None,
+    attention_mask) -> (logits, cache)``.
+
+    Args:
+        model: The language model.
+        input_tokens: Token ids.
+        input_mask: ``[B, T]`` weight of predicting each token from the ones before it: a bool,
+            integer or float. A token without a predecessor (the first of a row or of a
+            packed segment) cannot be predicted, and its weight does not count.
+        positions: Rotary positions; by default the index in the row.
+        attention_mask: True where query ``t`` may see key ``s``; causal by default.
+        segment_ids: Packing: a token sees earlier tokens of its own segment. 0 is padding.
+        loss_positions: Flat indices into ``[B * T]`` of the tokens to predict, so that the head
+            is not computed elsewhere. They must cover every token of non-zero weight, each
+            once; fill up with 0, the first token of the batch, which has no weight.
+
+    Returns:
+        The loss, with the metric ``nll``: the negative log-likelihood, whose exponential is the
+        perplexity.
+    """
+    weights = predictable_weights(input_mask, segment_ids)
+    if isinstance(model, decoder_lib.Decoder):
+        hidden, _ = model.hidden(
+            input_tokens, positions, None, attention_mask, segment_ids=segment_ids
+        )
+        nll_sum = _fused_nll(model, hidden, input_tokens, weights, loss_positions)
+    else:
+        logits = _foreign_logits(model, input_tokens, positions, attention_mask, segment_ids)
+        nll_sum = _nll_of_logits(logits, input_tokens, weights)
+    weight_sum = weights.sum()
+    return loss_output.LossOutput(
+        loss_sum=nll_sum,
+        weight_sum=weight_sum,
+        metrics={"nll": (jax.lax.stop_gradient(nll_sum), weight_sum)},
+    )
+
+
+def predictable_weights(
+    input_mask: Array, segment_ids: Int[Array, "B T"] | None
+) -> Float[Array, "B T"]:
+    """Return the weights in float32, 0 for tokens that nothing of their segment precedes."""
+    weights = jnp.asarray(input_mask, jnp.float32).at[:, 0].set(0.0)
+    if segment_ids is None:
+        return weights
+    starts = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return weights.at[:, 1:].set(jnp.where(starts, 0.0, weights[:, 1:]))
+
+
+def _fused_nll(
+    model: decoder_lib.Decoder,
+    hidden: Float[Array, "B T D"],
+    tokens: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    loss_positions: Int[Array, " N"] | None,
+) -> Float[Array, ""]:
+    if loss_positions is None:
+        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        targets, target_weights = tokens[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
+    else:
+        # The state before a token predicts it. Index 0 is filling; its weight is 0.
+        states = hidden.reshape(-1, hidden.shape[-1])[jnp.maximum(loss_positions - 1, 0)]
+        targets = tokens.reshape(-1)[loss_positions]
+        target_weights = weights.reshape(-1)[loss_positions]
+    nll_sum, _ = linear_logprob.linear_cross_entropy(
+        states,
+        model.output_head().weight,
+        targets,
+        target_weights,
+        head_needs_grad=not sft_utils.is_lora_enabled(model),
+        precision=dot_lib.resolve_precision(model.config.precision),
+    )
+    return nll_sum
+
+
+def _foreign_logits(
+    model: Any,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"] | None,
+    attention_mask: Bool[Array, "B T T"] | None,
+    segment_ids: Int[Array, "B T"] | None,
+) -> Float[Array, "B T V"]:
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    if attention_mask is None:
+        attention_mask = sft_utils.make_causal_attn_mask(jnp.ones(tokens.shape, jnp.bool_))
+    if segment_ids is not None:
+        attention_mask = attention_mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    logits, _ = model(tokens, positions, None, attention_mask)
+    return logits
+
+
+def _nll_of_logits(
+    logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], weights: Float[Array, "B T"]
+) -> Float[Array, ""]:
+    logits = logits[:, :-1].astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+    nll = jax.nn.logsumexp(logits, axis=-1) - picked
+    weights = weights[:, 1:]
+    # Where a weight is 0 the token does not count, not even as 0 * inf.
+    return jnp.where(weights == 0, 0.0, nll * weights).sum()

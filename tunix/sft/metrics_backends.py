@@ -1,0 +1,158 @@
+"""Where metrics go: JSON lines, TensorBoard, the console. One small class adds another.
+
+Backends are called from one thread, the writer's, and may be slow.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+from typing import Any, Protocol, TextIO, runtime_checkable
+
+from tunix.utils import json_lines
+
+
+class LoggingBackend(Protocol):
+    """What every backend does."""
+
+    def log_scalar(self, event: str, value: float, step: int) -> None:
+        """Record ``value`` under the name ``event``, e.g. ``train/loss``."""
+
+    def close(self) -> None:
+        """Write what is left and release all resources."""
+
+
+@runtime_checkable
+class FlushableBackend(Protocol):
+    """A backend that holds scalars back."""
+
+    def flush(self) -> None:
+        """Write what is held back."""
+
+
+@runtime_checkable
+class TruncatableBackend(Protocol):
+    """A backend that can forget what a resumed run will log again."""
+
+    def truncate_after(self, step: int) -> None:
+        """Drop everything logged for steps after ``step``."""
+
+
+class JsonLinesBackend:
+    """One line per step: ``{"step": 3, "train/loss": 1.25, ...}``.
+
+    Scalars of one step that arrive one after the other share a line. What JSON has no numbers
+    for is written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``, which ``float`` reads.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = pathlib.Path(path)
+        self._line: dict[str, Any] = {}
+        self._file: TextIO | None = None
+
+    def log_scalar(self, event: str, value: float, step: int) -> None:
+        """Add a scalar to the line of ``step``."""
+        if self._line and (self._line["step"] != step or event in self._line):
+            self._end_line()
+        self._line.setdefault("step", step)
+        self._line[event] = value if math.isfinite(value) else str(value)
+
+    def flush(self) -> None:
+        """Write the line in progress and hand everything to the operating system."""
+        self._end_line()
+        if self._file is not None:
+            self._file.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Move lines of later steps to ``<file>.dropped``."""
+        self.close()
+        json_lines.truncate_after(self._path, step)
+
+    def close(self) -> None:
+        """Write the line in progress and close the file."""
+        self._end_line()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _end_line(self) -> None:
+        if not self._line:
+            return
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(json.dumps(self._line) + "\n")
+        self._line = {}
+
+
+class TensorboardBackend:
+    """Event files for TensorBoard.
+
+    Args:
+        log_dir: Directory of the event files.
+        title: Shown on the text tab: which project and run this is.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str], title: str = ""):
+        self._log_dir = str(log_dir)
+        self._title = title
+        self._purge_step: int | None = None
+        self._writer: Any = None
+
+    def log_scalar(self, event: str, value: float, step: int) -> None:
+        """Add a scalar."""
+        if self._writer is None:
+            import tensorboardX  # here, in the writer thread: it takes a second to import
+
+            self._writer = tensorboardX.SummaryWriter(self._log_dir, purge_step=self._purge_step)
+            if self._title:
+                self._writer.add_text("run", self._title)
+        self._writer.add_scalar(event, value, step)
+
+    def flush(self) -> None:
+        """Write all events."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Have TensorBoard hide what was logged for later steps."""
+        self.close()
+        self._purge_step = step + 1
+
+    def close(self) -> None:
+        """Write all events and close the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class ConsoleBackend:
+    """One readable line per step on standard output.
+
+    Args:
+        stream: Where to print instead.
+    """
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream
+        self._step: int | None = None
+        self._parts: dict[str, float] = {}
+
+    def log_scalar(self, event: str, value: float, step: int) -> None:
+        """Add a scalar to the line of ``step``."""
+        if step != self._step or event in self._parts:
+            self.flush()
+        self._step = step
+        self._parts[event] = value
+
+    def flush(self) -> None:
+        """Print the line in progress."""
+        if self._parts:
+            values = "  ".join(f"{name} {value:.4g}" for name, value in self._parts.items())
+            print(f"step {self._step}  {values}", file=self._stream or sys.stdout, flush=True)
+            self._parts = {}
+
+    def close(self) -> None:
+        """Print the line in progress."""
+        self.flush()

@@ -1,0 +1,283 @@
+"""The trainer that every objective shares: full or LoRA, one exact optimizer step at a time."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import optax
+from flax import nnx
+
+from tunix.models.transformer import decoder as decoder_lib
+from tunix.perf import span
+from tunix.sft import (
+    checkpoint_manager,
+    evaluation,
+    hooks,
+    losses,
+    nonfinite,
+    resume,
+    step_handle,
+    stepper,
+    train_data,
+    train_state,
+    train_step,
+    training_config,
+    training_input,
+    training_loop,
+)
+from tunix.sft import loss_output as loss_output_lib
+from tunix.sft import metrics_logger as metrics_logger_lib
+from tunix.utils import compile_cache
+
+TrainingConfig = training_config.TrainingConfig
+TrainingInput = training_input.TrainingInput
+MetricsLogger = metrics_logger_lib.MetricsLogger
+MetricsLoggerOptions = metrics_logger_lib.MetricsLoggerOptions
+
+
+class PeftTrainer:
+    """Trains a model: its LoRA adapters if it has any, all its parameters otherwise.
+
+    The trainer owns the trained arrays. Each step gives new ones to the model and frees the old,
+    so read them from the model when they are needed and keep copies, not references.
+
+    If the configured directory holds a checkpoint, the trainer starts from the latest one.
+
+    Args:
+        model: A :class:`~tunix.models.transformer.decoder.Decoder` or any ``nnx.Module``.
+        optimizer: Gets the gradient of the mean loss of each optimizer step.
+        training_config: Settings of the loop.
+        metrics_logger: Where metrics go; by default made from the config.
+        perf_tracer: Adds up where the time goes.
+
+    Raises:
+        CheckpointMismatchError: If the latest checkpoint does not fit model and optimizer.
+        CheckpointWriteError: If the checkpoint directory cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: optax.GradientTransformation,
+        training_config: TrainingConfig,
+        metrics_logger: MetricsLogger | None = None,
+        perf_tracer: span.SpanTimer | None = None,
+    ):
+        compile_cache.enable()
+        self.config = training_config
+        self.training_hooks: hooks.TrainingHooks | None = None
+        self.data_hooks: hooks.DataHooks | None = None
+        self.perf_tracer = perf_tracer or span.SpanTimer()
+        self.checkpoint_manager = checkpoint_manager.CheckpointManager(
+            training_config.checkpoint_root_directory, training_config.checkpointing_options
+        )
+        self.metrics_logger = metrics_logger or MetricsLogger(
+            training_config.metrics_logging_options
+        )
+        self._gen_model_input_fn: Callable[[Any], Mapping[str, Any]] | None = None
+        self._loss_positions = training_input.LossPositions()
+        self._reread_model = False
+        self._stepper = stepper.Stepper(
+            model,
+            optimizer,
+            losses.next_token_loss,
+            max_inflight=training_config.max_inflight_computations,
+            data_sharding_axis=training_config.data_sharding_axis,
+            dump_directory=nonfinite.dump_directory(training_config),
+        )
+        self._train_steps = self._iter_steps = 0
+        self._restored: resume.Position | None = None
+        self._data_behind: resume.Position | None = None
+        self._is_log_cut = False
+        self._restore_latest()
+
+    def with_loss_fn(self, loss_fn: train_step.LossFn, has_aux: bool = False) -> Self:
+        """Set the loss: ``loss_fn(model, **model_input)``.
+
+        Args:
+            loss_fn: Returns a :class:`~tunix.sft.loss_output.LossOutput` of sums and weights, or a
+                scalar, which counts as one unit of weight.
+            has_aux: Whether it returns ``(scalar, aux)``, where ``aux`` maps metric names to
+                scalars or ``(sum, weight)`` pairs.
+        """
+        self._stepper.set_loss(loss_fn, has_aux=has_aux)
+        return self
+
+    def with_gen_model_input_fn(self, gen_model_input_fn: Callable[[Any], Any]) -> Self:
+        """Set what turns a batch into the loss function's keyword arguments."""
+        self._gen_model_input_fn = gen_model_input_fn
+        return self
+
+    def with_training_hooks(self, training_hooks: hooks.TrainingHooks) -> Self:
+        """Set the hooks that are called during training."""
+        self.training_hooks = training_hooks
+        return self
+
+    def with_data_hooks(self, data_hooks: hooks.DataHooks) -> Self:
+        """Set the hooks that supply batches."""
+        self.data_hooks = data_hooks
+        return self
+
+    def clear_jit_cache(self) -> None:
+        """Have the step functions traced again before the next step."""
+        self._stepper.clear_jit_cache()
+
+    def train(
+        self,
+        train_ds: Iterable[Any],
+        eval_ds: Iterable[Any] | None = None,
+        skip_jit: bool = False,
+        *,
+        cache_nnx_graph: bool = True,
+    ) -> None:
+        """Train until ``max_steps`` or the end of the data.
+
+        Continues where the restored checkpoint was saved: ``train_ds`` must be the same data, from
+        its start. If the data ends within an accumulation, the last step is made of what
+        is left.
+
+        Args:
+            train_ds: Batches.
+            eval_ds: Batches read in full every ``eval_every_n_steps`` steps.
+            skip_jit: Run every operation on its own, to debug a loss function.
+            cache_nnx_graph: False reads the model again before every step, so that changes that
+                hooks make to it count, at the cost of a copy of its parameters.
+
+        Raises:
+            TrainingInterrupted: After SIGINT, when the step was finished and saved.
+        """
+        self._stepper.set_jit(not skip_jit)
+        self._reread_model = not cache_nnx_graph
+        training_loop.TrainingLoop(self, train_ds, eval_ds).run()
+
+    def step_on(self, micro_batches: Sequence[Mapping[str, Any]]) -> step_handle.StepHandle:
+        """Take one optimizer step and return without waiting for it.
+
+        Sums of losses, weights and gradients are added over the micro-batches and divided once,
+        so the step does not depend on how its examples are split.
+
+        Args:
+            micro_batches: The loss function's keyword arguments, one mapping per micro-batch.
+        """
+        if not micro_batches:
+            raise ValueError("a step needs at least one micro-batch, got none")
+        if self._reread_model:
+            self._stepper.read_model()
+        metrics = self._stepper.step(self._train_steps + 1, micro_batches)
+        self._train_steps += 1
+        self._iter_steps += len(micro_batches)
+        return step_handle.StepHandle(self._train_steps, metrics)
+
+    def evaluate(self, eval_ds: Iterable[Any]) -> dict[str, float]:
+        """Return the mean loss and metrics over a data set, see :mod:`tunix.sft.evaluation`."""
+        return evaluation.evaluate(self, eval_ds)
+
+    def eval_output(self, batch: Any) -> loss_output_lib.LossOutput:
+        """Return the sums of one batch in evaluation mode, on the device."""
+        return self._stepper.evaluate(self.model_input(batch))
+
+    def model_input(self, batch: Any) -> dict[str, Any]:
+        """Return the loss function's keyword arguments for a batch."""
+        if self._gen_model_input_fn is not None:
+            return dict(self._gen_model_input_fn(batch))
+        inputs = training_input.default_model_input(batch)
+        mask = inputs.get("input_mask")
+        if self._slices_positions() and isinstance(mask, np.ndarray):
+            inputs.setdefault("loss_positions", self._loss_positions(mask))
+        return inputs
+
+    def save_checkpoint(
+        self, *, data_state: Mapping[str, Any] | None = None, force: bool = False
+    ) -> bool:
+        """Start to save the run and return whether this step is saved.
+
+        Args:
+            data_state: Position in the data, see ``TrainData.state``.
+            force: Save even where the options would not.
+        """
+        self._stepper.report_skipped()
+        position = resume.Position(
+            iter_steps=self._iter_steps,
+            data_state=data_state or {},
+            custom=self.custom_checkpoint_metadata(),
+        )
+        return resume.save(
+            self.checkpoint_manager, self.state, self._train_steps, position, force=force
+        )
+
+    def custom_checkpoint_metadata(self) -> dict[str, Any]:
+        """Return what else a checkpoint should hold; override it. JSON must be able to hold it."""
+        return {}
+
+    def wait(self) -> None:
+        """Wait for all steps in flight and report those that were skipped."""
+        self._stepper.wait()
+
+    def sync_model(self) -> nnx.Module:
+        """Let the model hold the current arrays, and return it; every step does so already."""
+        self._stepper.write_back()
+        return self._stepper.model
+
+    def close(self) -> None:
+        """Finish all writing. The trainer cannot be used afterwards."""
+        self.wait()
+        self.checkpoint_manager.close()
+        self.metrics_logger.close()
+
+    @property
+    def model(self) -> nnx.Module:
+        """The model, with the parameters of the last step."""
+        return self._stepper.model
+
+    @property
+    def state(self) -> train_state.TrainState:
+        """Everything a step changes; the arrays are donated to the next step."""
+        return self._stepper.state
+
+    @property
+    def train_steps(self) -> int:
+        """Optimizer steps taken, those before a resume included."""
+        return self._train_steps
+
+    @property
+    def iter_steps(self) -> int:
+        """Batches consumed, those before a resume included."""
+        return self._iter_steps
+
+    @property
+    def restored_metadata(self) -> Mapping[str, Any] | None:
+        """What :meth:`custom_checkpoint_metadata` returned when the checkpoint was saved.
+
+        ``None`` if this run did not start from a checkpoint.
+        """
+        return None if self._restored is None else self._restored.custom
+
+    def resume_data(self, data: train_data.TrainData) -> None:
+        """Move the data to where the restored checkpoint was saved, and cut the log there.
+
+        Only the first training after a restore does so; the next one starts its data anew.
+        """
+        if self.config.checkpoint_root_directory is not None and not self._is_log_cut:
+            self.metrics_logger.truncate_after(self._train_steps)
+            self._is_log_cut = True
+        if self._data_behind is not None and self.data_hooks is None:
+            data.resume(self._data_behind.data_state, self._data_behind.iter_steps)
+        self._data_behind = None
+
+    def _restore_latest(self) -> None:
+        found = resume.restore_latest(self.checkpoint_manager, self.state)
+        if found is None:
+            return
+        state, self._train_steps, self._restored = found
+        self._stepper.replace_state(state)
+        self._iter_steps = self._restored.iter_steps
+        self._data_behind = self._restored
+
+    def _slices_positions(self) -> bool:
+        """Return whether the head can be computed at the positions with loss only."""
+        return (
+            self._stepper.loss_fn is losses.next_token_loss
+            and isinstance(self.model, decoder_lib.Decoder)
+            # On a mesh the rows are split over devices, and a flat index would gather them.
+            and self._stepper.mesh is None
+        )

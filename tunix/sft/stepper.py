@@ -1,0 +1,153 @@
+"""Runs training steps: owns the arrays of a run and the programs that change them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from tunix.sft import (
+    inflight_throttler,
+    loss_output,
+    nonfinite,
+    sharding_utils,
+    step_handle,
+    train_state,
+    train_step,
+)
+
+
+class Stepper:
+    """The arrays of a model and its optimizer, and how one step follows the other.
+
+    Args:
+        model: The model; after every step it holds the new arrays.
+        optimizer: Gets the gradient of the mean loss of each step.
+        loss_fn: ``loss_fn(model, **inputs)``.
+        max_inflight: Steps dispatched and not yet finished.
+        data_sharding_axis: Mesh axes that the rows of a batch are split over.
+        dump_directory: Where batches of non-finite steps go, if anywhere.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: optax.GradientTransformation,
+        loss_fn: train_step.LossFn,
+        *,
+        max_inflight: int,
+        data_sharding_axis: tuple[str, ...],
+        dump_directory: pathlib.Path | None,
+    ):
+        self.model = model
+        self.loss_fn = loss_fn
+        self._optimizer = optimizer
+        self._has_aux, self._jit = False, True
+        self._data_sharding_axis = tuple(data_sharding_axis)
+        self._throttler = inflight_throttler.InflightThrottler(max_inflight)
+        self._watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
+        self._functions: train_step.StepFunctions | None = None
+        self._split, params, variables = train_state.split_model(model)
+        arrays = (params, self._split.frozen)
+        self.mesh = sharding_utils.mesh_of(arrays) or sharding_utils.active_mesh()
+        self.state = train_state.create_train_state(params, variables, optimizer, mesh=self.mesh)
+        self._split.write_back(self.state)
+
+    def set_loss(self, loss_fn: train_step.LossFn, *, has_aux: bool) -> None:
+        """Train on another loss."""
+        self.loss_fn, self._has_aux = loss_fn, has_aux
+        self._functions = None
+
+    def set_jit(self, jit: bool) -> None:
+        """Compile the steps, or run every operation on its own."""
+        if jit != self._jit:
+            self._jit = jit
+            self._functions = None
+
+    def clear_jit_cache(self) -> None:
+        """Have the programs traced again."""
+        self._functions = None
+
+    def replace_state(self, state: train_state.TrainState) -> None:
+        """Continue from other arrays, e.g. those of a checkpoint."""
+        self.state = state
+        self.write_back()
+
+    def write_back(self) -> None:
+        """Let the model hold the current arrays."""
+        self._split.write_back(self.state)
+
+    def read_model(self) -> None:
+        """Take the model's arrays and structure as they are now; the optimizer's state stays."""
+        split, params, variables = train_state.split_model(self.model)
+        if split.graphdef != self._split.graphdef:
+            self._functions = None
+        self._split = split
+        self.replace_state(dataclasses.replace(self.state, params=params, variables=variables))
+
+    def step(self, number: int, micro_batches: Sequence[Mapping[str, Any]]) -> train_step.Metrics:
+        """Dispatch one optimizer step and return its metrics while they are being computed."""
+        self._throttler.wait_for_next()
+        functions, state, frozen = self._step_functions(), self.state, self._split.frozen
+        placed = [self._placed(batch) for batch in micro_batches]
+        if len(placed) == 1:
+            self.state, metrics = functions.single(state, frozen, placed[0])
+        else:
+            sums = functions.first(state.params, state.variables, frozen, placed[0])
+            for batch in placed[1:]:
+                sums = functions.accumulate(sums, state.params, frozen, batch)
+            self.state, metrics = functions.apply(state, sums)
+        self.write_back()
+        self._throttler.add_computation(metrics["loss"])
+        self._watch.add(step_handle.StepHandle(number, metrics), micro_batches)
+        return metrics
+
+    def evaluate(self, inputs: Mapping[str, Any]) -> loss_output.LossOutput:
+        """Dispatch the loss of one batch in evaluation mode and return its sums."""
+        state = self.state
+        return self._step_functions().evaluate(
+            state.params,
+            state.variables,
+            self._split.frozen,
+            self._placed(inputs, replicate_uneven=True),
+        )
+
+    def report_skipped(self) -> None:
+        """Wait until the status of every step is known, and report those that were skipped."""
+        self._watch.flush()
+
+    def wait(self) -> None:
+        """Wait for all steps in flight and report those that were skipped."""
+        self._throttler.wait_for_all()
+        self.report_skipped()
+
+    def _step_functions(self) -> train_step.StepFunctions:
+        if self._functions is None:
+            on_mesh = self.mesh is not None
+            shardings = jax.tree.map(lambda x: x.sharding, self.state) if on_mesh else None
+            self._functions = train_step.make_step_functions(
+                self._split,
+                self.loss_fn,
+                self._optimizer,
+                has_aux=self._has_aux,
+                jit=self._jit,
+                state_shardings=shardings,
+            )
+        return self._functions
+
+    def _placed(self, inputs: Mapping[str, Any], *, replicate_uneven: bool = False) -> Any:
+        """Return a batch with its rows split over the mesh, if there is one."""
+        if not self._jit:  # a compiled function does this by itself
+            inputs = jax.tree.map(jnp.asarray, dict(inputs))
+        if self.mesh is None:
+            return dict(inputs)
+        return sharding_utils.shard_input(
+            dict(inputs),
+            self._data_sharding_axis,
+            mesh=self.mesh,
+            replicate_uneven=replicate_uneven,
+        )

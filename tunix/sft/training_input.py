@@ -1,0 +1,77 @@
+"""What a training batch may be, and the loss arguments made of it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Int
+
+ArrayOrNone = jax.Array | np.ndarray | None
+
+
+@flax.struct.dataclass
+class TrainingInput:
+    """A batch of token rows and the weight with which each token is learned."""
+
+    input_tokens: jax.Array | np.ndarray
+    """``[B, T]`` token ids."""
+    input_mask: jax.Array | np.ndarray
+    """``[B, T]`` weight of predicting each token from those before it; 0 (False) for none."""
+    positions: ArrayOrNone = None
+    """``[B, T]`` rotary positions; by default the index in the row."""
+    segment_ids: ArrayOrNone = None
+    """``[B, T]`` which example of a packed row a token belongs to; 0 is padding."""
+
+
+def default_model_input(batch: Any) -> dict[str, Any]:
+    """Return the loss function's keyword arguments for a ``TrainingInput`` or a mapping.
+
+    Raises:
+        TypeError: If the batch is anything else.
+    """
+    if isinstance(batch, TrainingInput):
+        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+        return {name: value for name, value in fields.items() if value is not None}
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    raise TypeError(
+        f"a training batch is a {type(batch).__name__}; expected a TrainingInput or a dict of the "
+        "loss function's arguments. Convert it with trainer.with_gen_model_input_fn(fn)"
+    )
+
+
+class LossPositions:
+    """Finds the tokens of a batch that have loss, so that the head is computed only there.
+
+    The number of indices is a shape, and every shape is a program: it is rounded up to a multiple
+    of ``1 / granularity`` of the batch and, for batches of one size, never shrinks.
+
+    Args:
+        granularity: How many different numbers there are at most.
+    """
+
+    def __init__(self, granularity: int = 4):
+        self._granularity = granularity
+        self._sizes: dict[int, int] = {}
+
+    def __call__(self, input_mask: np.ndarray) -> Int[np.ndarray, " N"] | None:
+        """Return the flat indices of the tokens of non-zero weight, filled up with 0.
+
+        Args:
+            input_mask: ``[B, T]`` weights on the host.
+
+        Returns:
+            The indices, or ``None`` where the whole batch would be taken anyway.
+        """
+        weights = np.array(input_mask != 0)
+        weights[:, 0] = False  # nothing precedes the first token of a row
+        indices = np.flatnonzero(weights)
+        unit = -(-weights.size // self._granularity)
+        size = max(1, -(-len(indices) // unit)) * unit
+        size = self._sizes[weights.size] = max(size, self._sizes.get(weights.size, 0))
+        if size >= weights.size:
+            return None
+        return np.pad(indices, (0, size - len(indices))).astype(np.int32)

@@ -1,0 +1,163 @@
+"""The loop around the training step: data, hooks, logging, evaluation, checkpoints, profiling."""
+
+import operator
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from tunix.sft import evaluation, interrupt, profiler, progress_bar, step_recorder, train_data
+
+if TYPE_CHECKING:
+    from tunix.sft import peft_trainer
+
+
+class TrainingLoop:
+    """One call of ``PeftTrainer.train``."""
+
+    def __init__(
+        self,
+        trainer: "peft_trainer.PeftTrainer",
+        train_ds: Iterable[Any],
+        eval_ds: Iterable[Any] | None,
+    ):
+        config = trainer.config
+        self._trainer, self._config = trainer, config
+        self._batches_per_step = config.gradient_accumulation_steps or 1
+        self._data = train_data.TrainData(train_ds)
+        self._eval = None if eval_ds is None else evaluation.EvalData(eval_ds)
+        self._first_step = trainer.train_steps
+        self._profiler = profiler.Profiler(
+            self._first_step, config.max_steps, config.profiler_options
+        )
+        self._progress = self._progress_bar(train_ds)
+        self._recorder = step_recorder.StepRecorder(
+            trainer.metrics_logger,
+            config.metrics_prefix,
+            self._progress,
+            lag=config.max_inflight_computations - 1,
+        )
+
+    def run(self) -> None:
+        """Train until ``max_steps``, the end of the data, or an interrupt."""
+        trainer = self._trainer
+        trainer.resume_data(self._data)
+        if trainer.training_hooks is not None:
+            trainer.training_hooks.on_train_start(trainer)
+        try:
+            with interrupt.graceful_interrupt() as stop:
+                self._recorder.restart_clock()
+                while not stop.requested and not self._is_complete() and self._step():
+                    pass
+                self._finish()
+        finally:
+            self._profiler.stop()
+            if self._progress is not None:
+                self._progress.close()
+        if stop.requested:
+            raise interrupt.TrainingInterrupted(self._how_to_resume())
+        if trainer.training_hooks is not None:
+            trainer.training_hooks.on_train_end(trainer)
+
+    def _is_complete(self) -> bool:
+        max_steps = self._config.max_steps
+        return max_steps is not None and self._trainer.train_steps >= max_steps
+
+    def _step(self) -> bool:
+        """Take one optimizer step; return False if there is no data for one."""
+        trainer = self._trainer
+        with trainer.perf_tracer.span("data"):
+            batches = self._next_batches()
+        if not batches:
+            return False
+        hooks = trainer.training_hooks
+        self._profiler.maybe_activate(trainer.train_steps)
+        started = time.perf_counter()
+        if hooks is not None:
+            hooks.on_train_step_start(trainer)
+        with (
+            trainer.perf_tracer.span("step"),
+            jax.profiler.StepTraceAnnotation("train", step_num=trainer.train_steps),
+        ):
+            handle = trainer.step_on([trainer.model_input(batch) for batch in batches])
+        if hooks is not None:
+            loss: Any = handle.metrics["loss"]
+            hooks.on_train_step_end(trainer, handle.step, loss, time.perf_counter() - started)
+        self._recorder.add(handle)
+        self._after_step(handle.step)
+        return True
+
+    def _next_batches(self) -> list[Any]:
+        """Return the batches of one step; fewer than usual at the end of the data."""
+        hooks = self._trainer.data_hooks
+        if hooks is None:
+            return self._data.take(self._batches_per_step)
+        batches = []
+        while len(batches) < self._batches_per_step:
+            batch = hooks.load_next_train_batch(self._trainer)
+            if batch is None:
+                break
+            batches.append(batch)
+        return batches
+
+    def _after_step(self, step: int) -> None:
+        """Do what is due after ``step``: evaluation first, so that a checkpoint implies its log."""
+        trainer = self._trainer
+        if self._profiler.closes_at(step):
+            trainer.wait()
+            self._profiler.maybe_deactivate(step)
+        if self._eval is not None and step % self._config.eval_every_n_steps == 0:
+            self._recorder.drain()
+            with trainer.perf_tracer.span("eval"):
+                self._recorder.log_eval(evaluation.evaluate(trainer, self._eval), step)
+            self._recorder.restart_clock()
+        if trainer.checkpoint_manager.should_save(step):
+            self._save(force=False)
+            self._recorder.restart_clock()
+
+    def _save(self, *, force: bool) -> None:
+        """Save, once everything up to here is in the log: what a checkpoint covers is not lost."""
+        trainer = self._trainer
+        self._recorder.drain()
+        trainer.metrics_logger.flush()
+        with trainer.perf_tracer.span("checkpoint"):
+            trainer.save_checkpoint(data_state=self._data.state(), force=force)
+
+    def _finish(self) -> None:
+        trainer = self._trainer
+        if trainer.train_steps == 0:
+            raise ValueError("train_ds has no batch; pass a non-empty data set")
+        self._recorder.drain()
+        trainer.wait()
+        trainer.metrics_logger.flush()
+        manager = trainer.checkpoint_manager
+        if manager.is_enabled and manager.latest_step() != trainer.train_steps:
+            self._save(force=True)
+        manager.wait_until_finished()
+
+    def _how_to_resume(self) -> str:
+        step, directory = self._trainer.train_steps, self._config.checkpoint_root_directory
+        if directory is None:
+            return (
+                f"stopped after step {step}; nothing was saved, because no "
+                "checkpoint_root_directory is set"
+            )
+        return (
+            f"stopped after step {step} and saved it in {directory}; run the same command again "
+            "to continue from there"
+        )
+
+    def _progress_bar(self, train_ds: Iterable[Any]) -> progress_bar.ProgressBar | None:
+        if self._config.pbar_description is None:
+            return None
+        total = self._config.max_steps
+        if total is None and (batches := operator.length_hint(train_ds)):
+            total = -(-batches // self._batches_per_step)
+        return progress_bar.ProgressBar(
+            self._config.metrics_prefix,
+            self._trainer.metrics_logger,
+            self._first_step,
+            total,
+            self._config.pbar_description,
+        )
