@@ -29,9 +29,13 @@ def zeros_like(tree):
 
 ARRAYS = {
     "params": {"layers.0.w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(2, jnp.bfloat16)},
-    "state": {"count": jnp.int32(7), "key": jax.random.key(5), "keys": jax.random.split(jax.random.key(1), 3)},
+    "state": {
+        "count": jnp.int32(7),
+        "key": jax.random.key(5),
+        "keys": jax.random.split(jax.random.key(1), 3),
+    },
     "nothing": {},
-}  # fmt: skip
+}
 
 
 def test_arrays_and_metadata_come_back_bit_for_bit(tmp_path):
@@ -113,8 +117,13 @@ def test_without_a_directory_nothing_happens():
 
 def test_every_array_that_does_not_fit_is_listed(tmp_path):
     saving = manager(tmp_path)
-    saving.save_state(1, {"params": {"same": jnp.ones(2), "old": jnp.ones(3), "wide": jnp.ones((2, 3)),
-                                     "half": jnp.ones(2, jnp.bfloat16)}}, {})  # fmt: skip
+    params = {
+        "same": jnp.ones(2),
+        "old": jnp.ones(3),
+        "wide": jnp.ones((2, 3)),
+        "half": jnp.ones(2, jnp.bfloat16),
+    }
+    saving.save_state(1, {"params": params}, {})
     saving.wait_until_finished()
     like = {"params": {"same": jnp.ones(2), "new": jnp.ones(4), "wide": jnp.ones((2, 4)),
                        "half": jnp.ones(2)}, "optimizer": {"mu": jnp.ones(2)}}  # fmt: skip
@@ -192,9 +201,7 @@ def trainer(directory, model=None, **settings):
         **settings,
     )
     model = model or toys.Linear(rngs=nnx.Rngs(0))
-    return peft_trainer.PeftTrainer(model, optax.adam(0.1), config).with_loss_fn(
-        toys.squared_error
-    )
+    return peft_trainer.PeftTrainer(model, optax.adam(0.1), config).with_loss_fn(toys.squared_error)
 
 
 def test_a_trainers_checkpoint_gives_its_parameters_to_a_model(tmp_path):
@@ -242,7 +249,9 @@ def test_another_model_is_refused_with_what_differs(tmp_path):
     run.close()
     with pytest.raises(checkpoint_storage.CheckpointMismatchError) as error:
         trainer(tmp_path, toys.tiny_decoder())
-    assert "params: the checkpoint has no array for embed_tokens.w float32[32, 16]" in str(error.value)
+    assert "params: the checkpoint has no array for embed_tokens.w float32[32, 16]" in str(
+        error.value
+    )
     assert "optimizer: nothing expects the checkpoint's array 0.mu.w float32[4]" in str(error.value)
 
 

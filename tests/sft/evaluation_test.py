@@ -13,18 +13,20 @@ from tunix.sft import evaluation, peft_trainer
 def trainer():
     config = peft_trainer.TrainingConfig(eval_every_n_steps=1, pbar_description=None)
     model = toys.Linear(rngs=nnx.Rngs(0))
-    return peft_trainer.PeftTrainer(model, optax.sgd(0.1), config).with_loss_fn(
-        toys.squared_error
-    )
+    return peft_trainer.PeftTrainer(model, optax.sgd(0.1), config).with_loss_fn(toys.squared_error)
 
 
 def test_a_short_last_batch_counts_by_its_weight():
     rows = toys.regression(7)
     whole = trainer().evaluate([rows])
-    parts = trainer().evaluate([toys.rows(rows, 0, 3), toys.rows(rows, 3, 6), toys.rows(rows, 6, 7)])
+    parts = trainer().evaluate(
+        [toys.rows(rows, 0, 3), toys.rows(rows, 3, 6), toys.rows(rows, 6, 7)]
+    )
     np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-6)
     np.testing.assert_allclose(parts["mse"], whole["mse"], rtol=1e-6)
-    means = [trainer().evaluate([toys.rows(rows, a, b)])["loss"] for a, b in ((0, 3), (3, 6), (6, 7))]
+    means = [
+        trainer().evaluate([toys.rows(rows, a, b)])["loss"] for a, b in ((0, 3), (3, 6), (6, 7))
+    ]
     assert abs(np.mean(means) - whole["loss"]) > 1e-2  # what must not come out
 
 

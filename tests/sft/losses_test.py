@@ -158,9 +158,7 @@ def test_the_layout_of_the_rows_does_not_matter(layout, foreign):
 
 
 def test_the_first_token_of_a_packed_segment_is_not_predicted_from_the_one_before():
-    weights = losses.predictable_weights(
-        jnp.ones((1, 6)), jnp.array([[1, 1, 2, 2, 0, 0]])
-    )
+    weights = losses.predictable_weights(jnp.ones((1, 6)), jnp.array([[1, 1, 2, 2, 0, 0]]))
     np.testing.assert_array_equal(weights, [[0, 1, 0, 1, 0, 1]])
 
 

@@ -170,8 +170,9 @@ def test_a_step_without_any_weight_changes_nothing_and_is_not_called_non_finite(
 def test_random_streams_and_batch_statistics_move_on_with_every_step():
     split, state, functions = setup(toys.Noisy(rngs=nnx.Rngs(0)))
     batch = toys.regression(8)
-    before = {n: np.array(jax.random.key_data(v) if "key" in n else v) for n, v in
-              state.variables.items()}
+    before = {
+        n: np.array(jax.random.key_data(v) if "key" in n else v) for n, v in state.variables.items()
+    }
     state, _ = functions.single(state, split.frozen, batch)
     assert int(state.variables["dropout.rngs.count"]) == before["dropout.rngs.count"] + 1
     assert not np.array_equal(state.variables["norm.mean"], before["norm.mean"])
@@ -263,7 +264,7 @@ def test_a_metric_may_not_take_the_trainers_names():
         return model(x).sum(), {"grad_norm": 1.0}
 
     split, state, functions = setup(loss_fn=loss_fn, has_aux=True)
-    with pytest.raises(ValueError, match="'grad_norm'.*rename"):
+    with pytest.raises(ValueError, match=r"'grad_norm'.*rename"):
         functions.single(state, split.frozen, toys.regression(4))
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from tunix.cli import schema
 from tunix.generate import tokenizer_adapter
 from tunix.models import automodel, lora
-from tunix.sft import metrics_logger, profiler, run_directory
+from tunix.sft import metrics_logger, run_directory
 from tunix.utils import config as config_lib
 
 
@@ -86,19 +86,6 @@ def metrics_options(
         log_dir=str(directory.path),
         project_name=options.project_name,
         flush_every_n_steps=options.flush_every_n_steps,
-    )
-
-
-def profiler_options(
-    options: schema.ProfilerOptions | None, directory: run_directory.RunDirectory
-) -> profiler.ProfilerOptions | None:
-    """Return the window to record; traces go where TensorBoard looks for them."""
-    if options is None:
-        return None
-    return profiler.ProfilerOptions(
-        log_dir=str(directory.tensorboard),
-        skip_first_n_steps=options.skip_first_n_steps,
-        profiler_steps=options.profiler_steps,
     )
 
 

@@ -27,8 +27,9 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         print(f"error: {_message(error)}", file=sys.stderr)
         print(f"(set {TRACEBACK_VARIABLE}=1 to see where it comes from)", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # The trainer finishes its step, saves, and says in the message how to go on.
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -24,8 +24,8 @@ class RLTrainingOptions(schema.LoopOptions):
     train_micro_batch_size: int | None = None
     """Prompts whose gradient is computed at a time; changes memory and speed, not the result."""
 
-    rollout_micro_batch_size: int | None = None
-    """Completions decoded at the same time; 32 when unset."""
+    rollout_micro_batch_size: int = 32
+    """Completions decoded at the same time."""
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""

@@ -40,6 +40,8 @@ _NESTED = {
     "rl_training_config.gradient_accumulation_steps": "write train_micro_batch_size",
     "grpo_config.algo_variant": _NOT_HERE,
     "grpo_config.reward_manager": _NOT_HERE,
+    "rl_training_config.max_inflight_computations": "a rollout waits for its update; remove it",
+    "rl_training_config.profiler_options": _NOT_HERE,
     "rollout_config.max_tokens_to_generate": "write rollout_config.total_generation_steps",
     "tokenizer_config.add_bos": "the tokenizer's own files say so; remove it",
     "tokenizer_config.add_eos": "a trained reply ends with its stop token; remove it",
@@ -60,7 +62,11 @@ NOTES: Mapping[str, str] = {
         **_TOP_LEVEL,
         **_NESTED,
         **{f"training_config.{key}": text for key, text in _TRAINING.items()},
-        **{f"rl_training_config.{key}": text for key, text in _TRAINING.items()},
+        **{
+            f"rl_training_config.{key}": text
+            for key, text in _TRAINING.items()
+            if not key.startswith("profiler_options")
+        },
     }.items()
 }
 """Dotted key -> sentence."""

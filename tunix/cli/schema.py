@@ -118,17 +118,6 @@ class MetricsOptions(config_lib.Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProfilerOptions(config_lib.Config):
-    """``profiler_options``: a window of steps recorded for TensorBoard."""
-
-    skip_first_n_steps: int = 1
-    """Steps before the window; the first ones compile."""
-
-    profiler_steps: int = 3
-    """Steps in the window."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopOptions(config_lib.Config):
     """What ``training_config`` and ``rl_training_config`` share."""
 
@@ -145,18 +134,13 @@ class LoopOptions(config_lib.Config):
 
     metrics_logging_options: MetricsOptions = dataclasses.field(default_factory=MetricsOptions)
 
-    profiler_options: ProfilerOptions | None = None
-
     data_sharding_axis: tuple[str, ...] = ("fsdp",)
     """Mesh axes that split a batch."""
-
-    max_inflight_computations: int = 2
-    """Steps that may be under way on the device."""
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in ("max_steps", "eval_every_n_steps", "max_inflight_computations"):
+        for name in ("max_steps", "eval_every_n_steps"):
             yield from below_one(name, getattr(self, name))
 
 

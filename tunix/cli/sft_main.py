@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import rich.console
 
-from tunix.cli import build, command, errors, optimizers, sft_schema
+from tunix.cli import baseline, build, command, errors, optimizers, sft_schema
 from tunix.data import iterators, report, sft_data, sources
 from tunix.generate import tokenizer_adapter
-from tunix.sft import peft_trainer, run_directory
+from tunix.sft import peft_trainer, profiler, run_directory
 
 _OUT = rich.console.Console(highlight=False, soft_wrap=True)
 
@@ -41,9 +41,14 @@ def main(argv: Sequence[str]) -> int:
     if trainer.train_steps:
         _OUT.print(f"continuing from step {trainer.train_steps}")
     try:
-        before = trainer.evaluate(eval_ds) if eval_ds is not None else None
+        before = after = None
+        if eval_ds is not None:
+            before = baseline.measured_once(
+                directory, lambda: trainer.evaluate(eval_ds), step=trainer.train_steps
+            )
         trainer.train(train_ds, eval_ds)
-        after = trainer.evaluate(eval_ds) if eval_ds is not None else None
+        if eval_ds is not None:
+            after = trainer.evaluate(eval_ds)
         summary = {"steps": trainer.train_steps, "eval_before": before, "eval_after": after}
     finally:
         trainer.close()
@@ -96,10 +101,23 @@ def training_config(
         checkpoint_root_directory=None if checkpointing is None else str(directory.checkpoints),
         checkpointing_options=checkpointing,
         metrics_logging_options=build.metrics_options(options.metrics_logging_options, directory),
-        profiler_options=build.profiler_options(options.profiler_options, directory),
+        profiler_options=profiler_options(options.profiler_options, directory),
         data_sharding_axis=options.data_sharding_axis,
         max_inflight_computations=options.max_inflight_computations,
         pbar_description="sft",
+    )
+
+
+def profiler_options(
+    options: sft_schema.ProfilerOptions | None, directory: run_directory.RunDirectory
+) -> profiler.ProfilerOptions | None:
+    """Return the window to record; traces go where TensorBoard looks for them."""
+    if options is None:
+        return None
+    return profiler.ProfilerOptions(
+        log_dir=str(directory.tensorboard),
+        skip_first_n_steps=options.skip_first_n_steps,
+        profiler_steps=options.profiler_steps,
     )
 
 

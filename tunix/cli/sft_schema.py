@@ -39,16 +39,33 @@ class SftDataOptions(config_lib.Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfilerOptions(config_lib.Config):
+    """``profiler_options``: a window of steps recorded for TensorBoard."""
+
+    skip_first_n_steps: int = 1
+    """Steps before the window; the first ones compile."""
+
+    profiler_steps: int = 3
+    """Steps in the window."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SftTrainingOptions(schema.LoopOptions):
     """``training_config``: the loop."""
 
     gradient_accumulation_steps: int = 1
     """Batches per optimizer step."""
 
+    profiler_options: ProfilerOptions | None = None
+
+    max_inflight_computations: int = 2
+    """Steps that may be under way on the device."""
+
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        yield from schema.below_one("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        for name in ("gradient_accumulation_steps", "max_inflight_computations"):
+            yield from schema.below_one(name, getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,179 @@
+import json
+
+import pytest
+import yaml
+
+from tunix.cli import errors, grpo_main
+from tunix.utils import config
+
+REWARDS = '''
+"""Likes replies made of the letter a."""
+
+def share(text):
+    return text.count("a") / max(len(text), 1)
+
+def likes_a(prompts, completions, **columns):
+    return [share(text) for text in completions]
+'''
+
+
+@pytest.fixture
+def base(tmp_path, tiny_model):
+    """Return the path of a small job's settings."""
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    for name, words in (("train", "pqrstuvw"), ("eval", "xyz")):
+        rows = [json.dumps({"prompt": f"Say {word}", "answer": word}) for word in words]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    settings = {
+        "model_config": {"model_id": tiny_model, "precision": "exact"},
+        "data_path": str(tmp_path / "train.jsonl"),
+        "eval_data_path": str(tmp_path / "eval.jsonl"),
+        "reward_functions": [str(tmp_path / "rewards.py")],
+        "batch_size": 2,
+        "num_train_epochs": 2,
+        "grpo_config": {"num_generations": 4, "beta": 0.0},
+        "rollout_config": {"total_generation_steps": 6, "max_prompt_length": 16},
+        "rl_training_config": {"actor_optimizer_config": {"learning_rate": 0.02}},
+        "evaluation": {"samples_per_question": 2, "num_shown": 2},
+    }
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def run(base, *overrides, name="run"):
+    directory = base.parent / name
+    assert grpo_main.main(["tunix grpo", str(base), f"run_dir={directory}", *overrides]) == 0
+    return directory
+
+
+def metrics(directory, name="train/reward"):
+    rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if name in row]
+
+
+def test_a_run_learns_and_leaves_its_whole_story_in_its_directory(base, capsys):
+    directory = run(base, "num_train_epochs=4")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["steps"] == 16
+    assert summary["reward_after"] > summary["reward_before"] + 0.05
+    assert set(summary) >= {
+        "greedy_accuracy_before",
+        "greedy_accuracy_after",
+        "seconds",
+        "tokens_per_second",
+    }
+    completions = [
+        json.loads(line) for line in (directory / "completions.jsonl").read_text().splitlines()
+    ]
+    assert len(completions) == 16 * 2 * 4
+    assert set(completions[0]["rewards"]) == {"likes_a"}
+    assert (directory / "reward.png").read_bytes().startswith(b"\x89PNG")
+    assert list((directory / "tensorboard").iterdir())
+    shown = capsys.readouterr().out
+    for expected in ("parameters", "sampled reward", "greedy replies", "Say x", str(directory)):
+        assert expected in shown.replace("\n", "")
+
+
+def test_a_run_that_is_started_again_continues_and_remembers_where_it_began(base):
+    whole = run(base, "rl_training_config.max_steps=6", name="whole")
+    part = run(base, "rl_training_config.max_steps=3", name="part")
+    run(base, "rl_training_config.max_steps=6", name="part")
+    assert metrics(part) == metrics(whole)
+    summaries = [json.loads((d / "summary.json").read_text()) for d in (whole, part)]
+    for key in ("reward_before", "reward_after", "greedy_accuracy_after", "steps"):
+        assert summaries[0][key] == summaries[1][key], key
+
+
+def test_a_penalty_keeps_a_copy_of_the_model_as_reference(base):
+    directory = run(base, "grpo_config.beta=0.1", "rl_training_config.max_steps=2")
+    kl = metrics(directory, "train/kl")
+    assert kl[0] == pytest.approx(0.0, abs=1e-6)
+    assert kl[1] > 0.0
+
+
+def test_adapters_learn_too(base):
+    directory = run(
+        base,
+        "model_config.lora_config={rank: 4, alpha: 8.0}",
+        "grpo_config.beta=0.01",
+        "rl_training_config.actor_optimizer_config.learning_rate=0.1",
+    )
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["reward_after"] > summary["reward_before"]
+
+
+def test_a_built_in_task_brings_questions_and_rewards(tmp_path, tiny_model):
+    settings = {
+        "model_config": {"model_id": tiny_model},
+        "task": "multiplication",
+        "batch_size": 2,
+        "rollout_config": {"total_generation_steps": 3},
+        "grpo_config": {"beta": 0.0},
+        "rl_training_config": {"max_steps": 1},
+        "evaluation": {"num_questions": 4, "samples_per_question": 1, "num_shown": 0},
+    }
+    base = tmp_path / "base.yaml"
+    base.write_text(yaml.safe_dump(settings))
+    summary = json.loads((run(base) / "summary.json").read_text())
+    assert summary["num_questions"] >= 4
+    assert summary["reward_before"] == 0.0
+
+
+def problems_of(base, *overrides):
+    with pytest.raises(config.ConfigError) as caught:
+        run(base, *overrides)
+    return list(caught.value.problems)
+
+
+def test_what_does_not_go_together_is_said_at_once(base):
+    assert problems_of(base, "task=multiplicatoin", "num_train_epochs=null", "prompt_column=q") == [
+        "nothing ends the run: set rl_training_config.max_steps or num_train_epochs",
+        "set either task or data_path: where the questions come from",
+        "task 'multiplicatoin' is not one of ['first_letter', 'json_object', 'larger_number', "
+        "'multiplication'] (did you mean 'multiplication'?)",
+        "eval_data_path is not read: the task 'multiplicatoin' brings its own questions",
+        "prompt_column is not read: the task 'multiplicatoin' brings its own questions",
+        "reward_functions are not read: the task 'multiplicatoin' brings its own reward",
+    ]
+
+
+def test_keys_of_the_reference_that_are_not_here_are_answered(base):
+    found = problems_of(base, "rollout_engine=vllm", "reference_model_config.model_id=x")
+    assert found == [
+        "reference_model_config: known key of google-tunix, not supported here: one model_config "
+        "serves every role; write it there",
+        "rollout_engine: known key of google-tunix, not supported here: the built-in engine is "
+        "the only one; remove it",
+    ] or found[::-1] == [
+        "reference_model_config: known key of google-tunix, not supported here: one model_config "
+        "serves every role; write it there",
+        "rollout_engine: known key of google-tunix, not supported here: the built-in engine is "
+        "the only one; remove it",
+    ]
+
+
+def message_of(capsys, base, *overrides):
+    arguments = ["tunix grpo", str(base), f"run_dir={base.parent / 'run'}", *overrides]
+    assert errors.run(grpo_main.main, arguments) == errors.USAGE_ERROR
+    return capsys.readouterr().err
+
+
+def test_a_reward_function_that_fails_is_named_with_its_sample(base, capsys):
+    (base.parent / "rewards.py").write_text(
+        "def broken(prompts, completions, answer, **columns):\n"
+        "    return [float('nan') if a == 'x' else 1.0 for a in answer]\n"
+    )
+    text = message_of(capsys, base)
+    assert "broken returned nan where a finite number is expected, at sample" in text
+    assert "Say x" in text
+
+
+def test_a_prompt_that_is_too_long_is_named_by_file_and_line(base, capsys):
+    text = message_of(capsys, base, "rollout_config.max_prompt_length=3")
+    assert "train.jsonl:1" in text
+    assert "max_prompt_length is 3" in text
+
+
+def test_a_batch_larger_than_the_data_is_an_error(base, capsys):
+    assert "8 examples make no full batch of 9" in message_of(capsys, base, "batch_size=9")

@@ -1,0 +1,75 @@
+import io
+
+import numpy as np
+import pytest
+import rich.console
+
+from tunix.cli import plot, report
+
+
+def measured(accuracy, replies, rewards):
+    return {
+        "greedy_accuracy": accuracy,
+        "reward": accuracy / 2,
+        "accuracy": accuracy / 2,
+        "num_questions": len(replies),
+        "num_sampled": 4 * len(replies),
+        "completion_length": 7.25,
+        "truncated": 0.5,
+        "greedy_replies": replies,
+        "greedy_rewards": rewards,
+    }
+
+
+BEFORE = measured(0.0, ["x" * 500, "no"], [0.0, 0.0])
+AFTER = measured(0.5, ["81", "no"], [1.0, 0.0])
+ROWS = [
+    {"step": 1, "train/step_time_sec": 2.0, "train/tokens_per_second": 100.0},
+    {"step": 2, "train/step_time_sec": 1.0, "train/tokens_per_second": 400.0},
+]
+
+
+def test_the_summary_weighs_speed_by_time():
+    found = report.summarize(BEFORE, AFTER, ROWS, steps=2, seconds=9.876)
+    assert found == {
+        "reward_before": 0.0,
+        "reward_after": 0.25,
+        "greedy_accuracy_before": 0.0,
+        "greedy_accuracy_after": 0.5,
+        "steps": 2,
+        "seconds": 9.88,
+        "training_seconds": 3.0,
+        "tokens_per_second": 200.0,
+        "num_questions": 2,
+        "num_sampled": 8,
+    }
+
+
+def test_without_questions_the_summary_has_no_accuracy():
+    found = report.summarize(None, None, [], steps=0, seconds=1.0)
+    assert found["greedy_accuracy_after"] is None
+    assert found["tokens_per_second"] is None
+
+
+@pytest.fixture
+def console():
+    return rich.console.Console(file=io.StringIO(), width=100)
+
+
+def test_replies_stand_side_by_side_and_long_ones_are_cut(console):
+    report.print_replies(console, ["[b]which?", "what?"], BEFORE, AFTER, limit=2)
+    text = console.file.getvalue()
+    assert "[b]which?" in text  # questions are text, not markup
+    assert "81" in text
+    assert text.count("x") < 140
+
+
+def test_the_comparison_names_both_sides(console):
+    report.print_comparison(console, BEFORE, AFTER)
+    lines = [line for line in console.file.getvalue().splitlines() if "greedy accuracy" in line]
+    assert "0.000" in lines[0]
+    assert "0.500" in lines[0]
+
+
+def test_the_running_mean_looks_back_only():
+    np.testing.assert_allclose(plot.running_mean(np.array([1.0, 3.0, 5.0, 9.0]), 2), [1, 2, 4, 7])

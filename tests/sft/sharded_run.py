@@ -1,0 +1,90 @@
+"""Trains on a mesh of virtual devices and prints what came out, as JSON.
+
+Run as ``python -m tests.sft.sharded_run NUM_DEVICES DIRECTORY``; a process of its own, because the
+number of devices is fixed when JAX starts.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tests.sft import toys
+from tunix.perf import compile_counter
+from tunix.sft import peft_trainer, sharding_utils
+
+
+def sharded_decoder(mesh):
+    """A decoder whose matrices are split along their first dimension that divides."""
+    model = toys.tiny_decoder()
+    if mesh is not None:
+        state = nnx.state(model)
+        size = mesh.shape["fsdp"]
+
+        def place(x):
+            axes = ["fsdp" if n % size == 0 else None for n in x.shape]
+            first = axes.index("fsdp") if "fsdp" in axes else None
+            spec = [a if i == first else None for i, a in enumerate(axes)]
+            return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+        nnx.update(model, jax.tree.map(place, state))
+    return model
+
+
+def run(num_devices, directory):
+    devices = np.array(jax.devices()[:num_devices])
+    mesh = Mesh(devices, ("fsdp",)) if num_devices > 1 else None
+    config = peft_trainer.TrainingConfig(
+        eval_every_n_steps=2,
+        pbar_description=None,
+        gradient_accumulation_steps=2,
+        checkpoint_root_directory=f"{directory}/{num_devices}",
+        checkpointing_options=ocp.CheckpointManagerOptions(save_interval_steps=2),
+    )
+    model = sharded_decoder(mesh)
+    # Not Adam: its first steps are the signs of gradients, and turn rounding into whole steps.
+    optimizer = optax.sgd(1e-4, momentum=0.9)
+    trainer = peft_trainer.PeftTrainer(model, optimizer, config)
+    data = [toys.token_batch(8, 8, seed=i) for i in range(8)]
+    # The last evaluation batch does not divide by the devices.
+    held_out = [toys.token_batch(8, 8, seed=100), toys.token_batch(3, 8, seed=101)]
+    trainer.train(data[:4], held_out)
+    with compile_counter.CompileCounter() as counter:
+        trainer.train(data[4:])
+    history = trainer.metrics_logger.get_metric_history
+    result = {
+        "losses": history("", "loss", "train").tolist(),
+        "grad_norms": history("", "grad_norm", "train").tolist(),
+        "eval_loss": trainer.evaluate(held_out)["loss"],
+        "compiles": counter.names,
+        "devices": sorted({len(x.sharding.device_set) for x in trainer.state.params.values()}),
+        "sharded": sum(not x.is_fully_replicated for x in jax.tree.leaves(trainer.state)),
+    }  # fmt: skip
+    trainer.close()
+    again = peft_trainer.PeftTrainer(sharded_decoder(mesh), optimizer, config)
+    toys.assert_bit_identical(again.state, trainer.state)
+    shardings = [jax.tree.map(lambda x: x.sharding, t.state) for t in (again, trainer)]
+    assert shardings[0] == shardings[1]
+    if mesh is not None:
+        result["errors"] = errors(mesh)
+    return result
+
+
+def errors(mesh):
+    """Messages about batches and axes that do not fit the mesh."""
+    messages = []
+    for rows, axis in ((3, "fsdp"), (8, "data")):
+        try:
+            sharding_utils.shard_input({"tokens": np.zeros((rows, 2))}, (axis,), mesh=mesh)
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(int(sys.argv[1]), sys.argv[2])))

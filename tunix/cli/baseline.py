@@ -1,0 +1,30 @@
+"""What was measured before training, kept so that a continued run can still compare with it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tunix.sft import run_directory
+
+FILE = "baseline.json"
+
+
+def measured_once(
+    directory: run_directory.RunDirectory, measure: Callable[[], dict[str, Any]], *, step: int
+) -> dict[str, Any] | None:
+    """Return what ``measure`` says of the untrained model.
+
+    Args:
+        directory: The run, whose file of the first start is read if there is one.
+        measure: Returns something that JSON can hold; called at step 0 only.
+        step: Steps trained so far.
+
+    Returns:
+        The measurement, or None if the run has begun and the file is gone.
+    """
+    path = directory.path / FILE
+    if step == 0:
+        path.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")
+    elif not path.exists():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))

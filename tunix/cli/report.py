@@ -1,0 +1,116 @@
+"""What a user sees when a reinforcement learning run ends, and what ``summary.json`` holds."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+import rich.text
+
+from tunix.rl import evaluation
+
+SHOWN_CHARACTERS = 120
+
+
+def measurement(greedy: evaluation.Evaluation, sampled: evaluation.Evaluation) -> dict[str, Any]:
+    """Return what is kept of an evaluation."""
+    return {
+        "greedy_accuracy": greedy.accuracy,
+        "reward": sampled.mean_reward,
+        "accuracy": sampled.accuracy,
+        "num_questions": len(greedy.completions),
+        "num_sampled": len(sampled.completions),
+        "completion_length": sampled.metrics["completion_length"],
+        "truncated": sampled.metrics["truncated"],
+        "greedy_replies": list(greedy.completions),
+        "greedy_rewards": greedy.rewards.tolist(),
+    }
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics.jsonl`` that belong to training steps."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if "train/reward" in row]
+
+
+def summarize(
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    steps: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the contents of ``summary.json``.
+
+    Args:
+        before: The measurement of the untrained model, None if there is nothing to ask.
+        after: The same of the trained one.
+        rows: Metrics of every step.
+        steps: Optimizer steps taken.
+        seconds: Time of this process from its start; a run that was continued took longer.
+    """
+    spent = sum(row["train/step_time_sec"] for row in rows)
+    tokens = sum(row["train/tokens_per_second"] * row["train/step_time_sec"] for row in rows)
+    return {
+        "reward_before": None if before is None else before["reward"],
+        "reward_after": None if after is None else after["reward"],
+        "greedy_accuracy_before": None if before is None else before["greedy_accuracy"],
+        "greedy_accuracy_after": None if after is None else after["greedy_accuracy"],
+        "steps": steps,
+        "seconds": round(seconds, 2),
+        "training_seconds": round(spent, 2),
+        "tokens_per_second": round(tokens / spent, 1) if spent else None,
+        "num_questions": None if after is None else after["num_questions"],
+        "num_sampled": None if after is None else after["num_sampled"],
+    }
+
+
+def print_comparison(
+    console: rich.console.Console, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Print accuracy, reward and length on the held-out questions, before and after."""
+    table = rich.table.Table(title="held-out questions", title_justify="left")
+    table.add_column("")
+    for name in ("before", "after"):
+        table.add_column(name, justify="right")
+    rows = (
+        (f"greedy accuracy ({after['num_questions']} questions)", "greedy_accuracy", "{:.3f}"),
+        (f"sampled accuracy ({after['num_sampled']} replies)", "accuracy", "{:.3f}"),
+        ("sampled reward", "reward", "{:.3f}"),
+        ("tokens of a reply", "completion_length", "{:.1f}"),
+        ("replies cut off", "truncated", "{:.1%}"),
+    )
+    for label, key, form in rows:
+        table.add_row(label, form.format(before[key]), form.format(after[key]))
+    console.print(table)
+
+
+def print_replies(
+    console: rich.console.Console,
+    questions: Sequence[str],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    limit: int,
+) -> None:
+    """Print greedy replies to a few questions side by side; right ones are green."""
+    if limit == 0:
+        return
+    # Spread out, because neighbours may be variants of one question.
+    stride = max(1, len(questions) // limit + 1)
+    table = rich.table.Table(title="greedy replies", title_justify="left", show_lines=True)
+    for name in ("question", "before", "after"):
+        table.add_column(name, overflow="fold", ratio=1)
+    for i in range(0, len(questions), stride):
+        cells = [_reply(m["greedy_replies"][i], m["greedy_rewards"][i]) for m in (before, after)]
+        table.add_row(rich.text.Text(questions[i]), *cells)
+    console.print(table)
+
+
+def _reply(text: str, reward: float) -> rich.text.Text:
+    shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    return rich.text.Text(shown, style="green" if reward >= 1.0 else "red")

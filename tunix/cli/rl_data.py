@@ -1,0 +1,83 @@
+"""Questions to train and to evaluate on, and the rewards of replies, as the settings ask."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from tunix.cli import grpo_schema, reward_loading
+from tunix.data import iterators, prompts, report
+from tunix.generate import tokenizer_adapter
+from tunix.rl import rewards, tasks
+
+Batch = prompts.PromptBatch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLData:
+    """What a run asks and how it judges."""
+
+    train_ds: iterators.Batches[Batch]
+    eval_batch: Batch | None
+    """All questions of the evaluation set."""
+    reward_fns: Sequence[rewards.RewardFn]
+    max_tokens_to_generate: int
+    reports: Sequence[report.DataReport]
+
+
+def load(run: grpo_schema.GrpoRun, tokenizer: tokenizer_adapter.TokenizerAdapter) -> RLData:
+    """Return the data of a built-in task or of the user's files.
+
+    Raises:
+        DataError: lists everything wrong with the files and their rows.
+        ConfigError: lists everything wrong with the reward files.
+    """
+    if run.task is not None:
+        task = tasks.TASKS[run.task]
+        train, held_out = task.split(seed=run.seed, held_out=run.evaluation.num_questions)
+        reward_fns: list[rewards.RewardFn] = [task.reward_fn]
+        steps = run.rollout_config.total_generation_steps or task.max_tokens_to_generate
+    else:
+        assert run.data_path is not None  # the schema has checked it
+        assert run.rollout_config.total_generation_steps is not None
+        train, held_out = run.data_path, run.eval_data_path
+        reward_fns = list(reward_loading.load_reward_functions(run.reward_functions))
+        steps = run.rollout_config.total_generation_steps
+    settings = prompts.PromptDataConfig(
+        prompt_column=run.prompt_column,
+        max_prompt_length=run.rollout_config.max_prompt_length,
+        too_long=run.too_long,
+        batch_size=run.batch_size,
+        shuffle_seed=run.seed,
+        num_epochs=run.num_train_epochs,
+    )
+    train_ds, account = prompts.load(train, tokenizer, settings)
+    eval_batch, reports = None, [account]
+    if held_out is not None:
+        eval_batch, held_out_account = _load_all(held_out, tokenizer, settings)
+        reports.append(held_out_account)
+    return RLData(
+        train_ds=train_ds,
+        eval_batch=eval_batch,
+        reward_fns=reward_fns,
+        max_tokens_to_generate=steps,
+        reports=reports,
+    )
+
+
+def _load_all(
+    source: str | Sequence[dict[str, Any]],
+    tokenizer: tokenizer_adapter.TokenizerAdapter,
+    settings: prompts.PromptDataConfig,
+) -> tuple[Batch, report.DataReport]:
+    """Return a whole data set as one batch, in its order."""
+    one_by_one = dataclasses.replace(
+        settings, batch_size=1, shuffle_seed=None, num_epochs=1, last_batch="keep"
+    )
+    batches, account = prompts.load(source, tokenizer, one_by_one)
+    rows = list(batches)
+    return {name: [row[name][0] for row in rows] for name in rows[0]}, account
+
+
+def question_of(prompt: str | Sequence[dict[str, Any]]) -> str:
+    """Return a prompt in words: the text, or the last message of the conversation."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
