@@ -37,8 +37,10 @@ format: $(DEV)  ## Rewrite the files in the project's format.
 types: $(DEV)  ## Check types.
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-bench: $(DEV) $(MODEL)  ## Run the benchmarks that need no second library.
-	$(BIN)/python scripts/benchmarks/run_all.py
+bench: $(DEV) $(MODEL)  ## Time our own side of the benchmarks (scripts/benchmarks/).
+	$(BIN)/python scripts/benchmarks/bench_import.py
+	$(BIN)/python scripts/benchmarks/bench_train_step.py
+	$(BIN)/python scripts/benchmarks/bench_decode.py
 
 constraints: $(DEV)  ## Write constraints.txt from what the index offers today.
 	$(BIN)/python scripts/write_constraints.py > constraints.tmp

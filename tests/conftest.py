@@ -7,6 +7,8 @@ import pathlib
 import hypothesis
 import pytest
 
+from tests import tiny_llama
+
 # Before jax is imported: compiled programs are kept between runs and shared by the workers.
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
@@ -33,3 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def real_model_path() -> str:
     """Return the address of SmolLM2-135M-Instruct for ``AutoModel`` and ``load_tokenizer``."""
     return f"package:{MODEL_PACKAGE}"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the directory of a tiny Llama with a chat tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    tiny_llama.write_model(folder)
+    return str(folder)

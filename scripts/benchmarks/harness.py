@@ -151,13 +151,14 @@ def _print_ratios(results: Sequence[Result]) -> None:
         print(
             f"# {result.benchmark:28} {result.side:24} {result.per_wall_s:10.1f} {result.unit}/s  "
             f"{result.per_cpu_s:10.1f} {result.unit}/cpu-s  first {result.first_cpu_s:6.2f} cpu-s  "
-            f"peak {result.peak_mb:6.0f} MB  temporary {result.temporary_mb or float('nan'):6.0f} MB"
+            f"peak {result.peak_mb:6.0f} MB  scratch {result.temporary_mb or float('nan'):6.0f} MB"
         )
     for other in others:
         print(
             f"# {ours.side} is {other.cpu_s / ours.cpu_s:.2f}x by CPU seconds, "
             f"{other.wall_s / ours.wall_s:.2f}x by wall time, "
-            f"{other.first_cpu_s / ours.first_cpu_s:.2f}x to the first result, against {other.side}",
+            f"{other.first_cpu_s / ours.first_cpu_s:.2f}x to the first result "
+            f"against {other.side}",
             flush=True,
         )
 
@@ -185,9 +186,22 @@ def commit() -> str:
     return (head or "unknown") + ("+" if git("status", "--porcelain") else "")
 
 
+def sides(case: str, peer_python: str | None) -> list[Side]:
+    """Return our side of a case and, given its Python, that of google-tunix."""
+    found = [Side(name="tunix", worker="tunix_worker.py", case=case)]
+    if peer_python is not None:
+        peer = Side(
+            name="google-tunix", worker="google_tunix_worker.py", case=case, python=peer_python
+        )
+        found.append(peer)
+    return found
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """Return the command line that the benchmarks share."""
-    made = argparse.ArgumentParser(description=description)
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument(
         "--peer-python", help="Python of an environment with google-tunix, to compare with it"
     )

@@ -4,28 +4,34 @@ The model directory (Hugging Face format) comes from the variable BENCH_MODEL.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import shapes
 import torch
 import transformers
 import worker
 
-BATCH, LENGTH, PROMPT, NEW = 8, 256, 48, 20
+PROMPT, NEW = shapes.SMOLLM2_PROMPT, shapes.SMOLLM2_NEW
 
 
-def model(dtype):
+def model(dtype: torch.dtype) -> Any:
+    """Return the model."""
     return transformers.AutoModelForCausalLM.from_pretrained(os.environ["BENCH_MODEL"], dtype=dtype)
 
 
-def train(dtype, autocast):
-    def setup():
+def train(dtype: torch.dtype, autocast: bool) -> Callable[[], Callable[[], dict[str, Any]]]:
+    """Return the setup of a full training step."""
+
+    def setup() -> Callable[[], dict[str, Any]]:
         net = model(dtype)
         net.train()
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
         rng = np.random.default_rng(0)
-        tokens = torch.tensor(rng.integers(3, net.config.vocab_size, (BATCH, LENGTH)))
+        tokens = torch.tensor(rng.integers(3, net.config.vocab_size, (shapes.BATCH, shapes.LENGTH)))
 
-        def body():
+        def body() -> dict[str, Any]:
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = net(tokens, labels=tokens).loss
             loss.backward()
@@ -38,13 +44,15 @@ def train(dtype, autocast):
     return setup
 
 
-def sample(batch, dtype):
-    def setup():
+def sample(batch: int, dtype: torch.dtype) -> Callable[[], Callable[[], dict[str, Any]]]:
+    """Return the setup of a sampling case."""
+
+    def setup() -> Callable[[], dict[str, Any]]:
         net = model(dtype).eval()
         rng = np.random.default_rng(0)
         tokens = torch.tensor(rng.integers(3, net.config.vocab_size, (batch, PROMPT)))
 
-        def body():
+        def body() -> dict[str, Any]:
             with torch.inference_mode():
                 output = net.generate(
                     tokens,

@@ -7,12 +7,12 @@ from tunix.cli import errors, grpo_main
 from tunix.utils import config
 
 REWARDS = '''
-"""Likes replies made of the letter a."""
+"""Likes replies of plain ASCII; a reply of random bytes is about half of it."""
 
 def share(text):
-    return text.count("a") / max(len(text), 1)
+    return sum(character.isascii() for character in text) / max(len(text), 1)
 
-def likes_a(prompts, completions, **columns):
+def likes_ascii(prompts, completions, **columns):
     return [share(text) for text in completions]
 '''
 
@@ -67,7 +67,7 @@ def test_a_run_learns_and_leaves_its_whole_story_in_its_directory(base, capsys):
         json.loads(line) for line in (directory / "completions.jsonl").read_text().splitlines()
     ]
     assert len(completions) == 16 * 2 * 4
-    assert set(completions[0]["rewards"]) == {"likes_a"}
+    assert set(completions[0]["rewards"]) == {"likes_ascii"}
     assert (directory / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert list((directory / "tensorboard").iterdir())
     shown = capsys.readouterr().out
@@ -140,12 +140,7 @@ def test_what_does_not_go_together_is_said_at_once(base):
 
 def test_keys_of_the_reference_that_are_not_here_are_answered(base):
     found = problems_of(base, "rollout_engine=vllm", "reference_model_config.model_id=x")
-    assert found == [
-        "reference_model_config: known key of google-tunix, not supported here: one model_config "
-        "serves every role; write it there",
-        "rollout_engine: known key of google-tunix, not supported here: the built-in engine is "
-        "the only one; remove it",
-    ] or found[::-1] == [
+    assert sorted(found) == [
         "reference_model_config: known key of google-tunix, not supported here: one model_config "
         "serves every role; write it there",
         "rollout_engine: known key of google-tunix, not supported here: the built-in engine is "

@@ -1,15 +1,15 @@
 import io
 
-import numpy as np
 import pytest
 import rich.console
 
-from tunix.cli import plot, report
+from tunix.cli import report
 
 
 def measured(accuracy, replies, rewards):
     return {
         "greedy_accuracy": accuracy,
+        "greedy_reward": accuracy,
         "reward": accuracy / 2,
         "accuracy": accuracy / 2,
         "num_questions": len(replies),
@@ -71,5 +71,11 @@ def test_the_comparison_names_both_sides(console):
     assert "0.500" in lines[0]
 
 
-def test_the_running_mean_looks_back_only():
-    np.testing.assert_allclose(plot.running_mean(np.array([1.0, 3.0, 5.0, 9.0]), 2), [1, 2, 4, 7])
+def test_the_picture_shows_training_and_both_ends():
+    rows = [{"step": 1, "train/reward": 0.1}, {"step": 2, "train/reward": 0.3}]
+    assert report.curves(rows, BEFORE, AFTER) == {
+        "training, sampled": ([1, 2], [0.1, 0.3]),
+        "held out, sampled": ([0, 2], [0.0, 0.25]),
+        "held out, greedy": ([0, 2], [0.0, 0.5]),
+    }
+    assert list(report.curves(rows, None, AFTER)) == ["training, sampled"]

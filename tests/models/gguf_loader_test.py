@@ -143,6 +143,26 @@ def test_a_file_without_an_embedding_is_refused(tmp_path):
         load(path)
 
 
+def test_missing_and_malformed_metadata_come_together(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_embedding_length(32)
+    writer.add_head_count([4, 2])
+    writer.add_tensor("token_embd.weight", np.zeros((67, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(config_lib.ConfigError) as error:
+        load(path)
+    assert set(error.value.problems) == {
+        "metadata llama.attention.head_count must be a positive number, got [4, 2]",
+        "metadata llama.block_count is missing",
+        "metadata llama.feed_forward_length is missing",
+        "metadata llama.attention.layer_norm_rms_epsilon is missing",
+    }
+
+
 def test_unpermuting_undoes_the_converter():
     w = np.arange(24.0).reshape(12, 2)
     for heads in (1, 2, 3):

@@ -83,6 +83,7 @@ def test_logits_match_transformers_on_the_same_weights(model, hf, prompts):
     assert np.abs(np.asarray(ours) - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_greedy_continuations_are_identical(model, hf, prompts):
     length = max(map(len, prompts)) + NEW_TOKENS
     sampler = engine.Engine(model, max_slots=len(prompts), cache_size=length)

@@ -152,9 +152,9 @@ def test_completions_packed_behind_their_prompt_equal_separate_rows():
     q, k, v = qkv(prompt + first + second, batch=1)
     segments = jnp.asarray([[1] * prompt + [2] * first + [3] * second])
     prefixes = jnp.asarray([[0] * prompt + [1] * (first + second)])
-    positions = jnp.concatenate(
-        [jnp.arange(prompt + first), jnp.arange(prompt, prompt + second)]
-    )[None]
+    positions = jnp.concatenate([jnp.arange(prompt + first), jnp.arange(prompt, prompt + second)])[
+        None
+    ]
     options = {"scale": SCALE, "window": 6, "precision": "exact"}
     packed = attention.attend(
         q, k, v, positions=positions, segment_ids=segments, prefix_ids=prefixes, **options

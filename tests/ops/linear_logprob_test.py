@@ -128,9 +128,7 @@ def test_cross_entropy_gradients_match_autodiff(inputs, softcap, smoothing, z_lo
         return 3.0 * loss
 
     def naive(hidden, head, weights):
-        return 3.0 * naive_cross_entropy(
-            hidden, head, targets, weights, softcap, smoothing, z_loss
-        )
+        return 3.0 * naive_cross_entropy(hidden, head, targets, weights, softcap, smoothing, z_loss)
 
     argnums = (0, 1, 2)
     value, grads = jax.jit(jax.value_and_grad(ours, argnums))(hidden, head, weights)
@@ -253,7 +251,11 @@ def test_huge_logits_stay_finite():
 
 def test_no_tokens_give_a_zero_loss():
     loss, logps = linear_logprob.linear_cross_entropy(
-        jnp.zeros((0, D)), jnp.ones(HEAD_SHAPE), jnp.zeros(0, jnp.int32), jnp.zeros(0), precision="exact"
+        jnp.zeros((0, D)),
+        jnp.ones(HEAD_SHAPE),
+        jnp.zeros(0, jnp.int32),
+        jnp.zeros(0),
+        precision="exact",
     )
     assert loss == 0.0
     assert logps.shape == (0,)

@@ -5,11 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
-from tunix.rl import batching, trajectory
+from tunix.rl import batching, rl_cluster, trajectory
+from tunix.rl.grpo import grpo_learner
+from tunix.rl.rollout import base_rollout
 
 CONFIG = config_lib.TransformerConfig(
     num_layers=2,
@@ -103,3 +106,36 @@ class CharTokenizer:
 
     def pad_id(self):
         return 0
+
+
+PROMPTS = ["AB", "CDEF", "3", "9:9"]
+ROLLOUT = base_rollout.RolloutConfig(max_tokens_to_generate=6, max_prompt_length=8, temperature=0.8)
+
+
+def share_of_fives(completions, **columns):
+    """Reward with many values: half of the groups would be dead under a reward of 0 or 1."""
+    return [text.count("5") / 6 for text in completions]
+
+
+def make_cluster(actor=None, *, reference=None, rollout=ROLLOUT, learning_rate=2e-2, **training):
+    settings = {"eval_every_n_steps": 1000, "pbar_description": None, **training}
+    return rl_cluster.RLCluster(
+        actor=tiny_decoder() if actor is None else actor,
+        reference=reference,
+        tokenizer=CharTokenizer(),
+        cluster_config=rl_cluster.ClusterConfig(
+            training_config=rl_cluster.RLTrainingConfig(
+                actor_optimizer=optax.adam(learning_rate), **settings
+            ),
+            rollout_config=rollout,
+        ),
+    )
+
+
+def make_learner(cluster, reward_fns=share_of_fives, *, metric_fns=None, **settings):
+    config = grpo_learner.GRPOConfig(**{"num_generations": 4, "beta": 0.0, **settings})
+    return grpo_learner.GRPOLearner(cluster, config, reward_fns, metric_fns)
+
+
+def history(cluster, name, mode="train"):
+    return cluster.actor_trainer.metrics_logger.get_metric_history("", name, mode)

@@ -12,9 +12,7 @@ def surrogate(ratio, advantage, mask=None, **clip):
     """Loss per token of one sequence, given its importance ratios."""
     log_ratio = jnp.log(jnp.asarray([ratio]))
     mask = jnp.ones(log_ratio.shape, bool) if mask is None else jnp.asarray([mask])
-    return losses.clipped_surrogate(
-        log_ratio, jnp.asarray([advantage]), mask, **{**CLIP, **clip}
-    )
+    return losses.clipped_surrogate(log_ratio, jnp.asarray([advantage]), mask, **{**CLIP, **clip})
 
 
 @pytest.mark.parametrize(

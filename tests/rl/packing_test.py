@@ -30,7 +30,10 @@ def predictions(layout):
         i = layout.source[n]
         start = i // row_length * row_length
         seen = [
-            j for j in range(start, i + 1) if segments[j] in (segments[i], prefixes[i]) if segments[j]
+            j
+            for j in range(start, i + 1)
+            if segments[j] in (segments[i], prefixes[i])
+            if segments[j]
         ]
         context = tuple(int(tokens[j]) for j in seen)
         assert [int(positions[j]) for j in seen] == list(range(len(seen)))

@@ -79,7 +79,13 @@ class Judge:
 
 
 def test_every_kind_of_callable_has_a_name():
-    fns = [Judge(), Judge().method, functools.partial(length), lambda completions: [0, 0, 0], Judge()]
+    fns = [
+        Judge(),
+        Judge().method,
+        functools.partial(length),
+        lambda completions: [0, 0, 0],
+        Judge(),
+    ]
     assert rewards.RewardManager(fns).names == ("Judge", "method", "length", "<lambda>", "Judge_2")
 
 
@@ -92,7 +98,9 @@ def raises(prompts, completions):
 @pytest.mark.parametrize(
     ("fn", "expected"),
     [
-        pytest.param(raises, ["raises raised KeyError: 'boom'", "sample 1", "'b?'", "'yy'"], id="exception"),
+        pytest.param(
+            raises, ["raises raised KeyError: 'boom'", "sample 1", "'b?'", "'yy'"], id="exception"
+        ),
         pytest.param(lambda completions: [1.0], ["1 rewards for 3 completions"], id="wrong length"),
         pytest.param(
             lambda completions: [0.0, float("nan"), 0.0], ["nan", "sample 1", "'yy'"], id="NaN"
@@ -148,7 +156,9 @@ def test_long_texts_are_shortened_in_messages():
 
 def test_a_missing_column_is_reported_before_anything_runs():
     manager = rewards.RewardManager([is_answer, length])
-    with pytest.raises(rewards.RewardError, match=r"is_answer needs the column 'answer'.*'answers'"):
+    with pytest.raises(
+        rewards.RewardError, match=r"is_answer needs the column 'answer'.*'answers'"
+    ):
         manager.check_columns(["answers"])
     manager.check_columns(["answer"])
 

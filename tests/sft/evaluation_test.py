@@ -30,15 +30,17 @@ def test_a_short_last_batch_counts_by_its_weight():
     assert abs(np.mean(means) - whole["loss"]) > 1e-2  # what must not come out
 
 
-def test_the_set_is_read_from_its_start_every_time():
+def test_an_iterator_with_a_position_is_put_back_after_every_evaluation():
     data = iterators.BatchIterator(
         [toys.regression(4, seed=i) for i in range(3)], 1, collate=lambda rows: rows[0][0],
         last_batch="keep",
     )  # fmt: skip
-    eval_data = evaluation.EvalData(data)
+    eval_data, run = evaluation.EvalData(data), trainer()
     first = [b["x"][0, 0] for b in eval_data]
     assert len(first) == 3
     assert [b["x"][0, 0] for b in eval_data] == first
+    assert run.evaluate(data) == run.evaluate(data)
+    assert len(list(data)) == 3
 
 
 def test_an_iterator_that_can_be_read_once_is_refused_at_the_start():

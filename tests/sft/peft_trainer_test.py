@@ -1,5 +1,6 @@
 """The trainer as its users see it."""
 
+import itertools
 import json
 import logging
 
@@ -64,6 +65,26 @@ def test_batches_left_over_at_the_end_make_one_last_step():
     assert (trainer.train_steps, trainer.iter_steps) == (3, 5)
     weight = toys.regression(8, seed=4)["weights"].sum()
     np.testing.assert_allclose(history(trainer, "loss_weight")[-1], weight, rtol=1e-6)
+
+
+def test_a_decoders_step_does_not_depend_on_how_its_rows_are_split_or_sliced():
+    batch = toys.token_batch(8, 6)
+
+    def after(*sizes, slice_positions):
+        trainer = make(toys.tiny_decoder(), loss_fn=None, optimizer=optax.sgd(1e-2))
+        edges = np.cumsum([0, *sizes])
+        parts = [toys.rows(batch, a, b) for a, b in itertools.pairwise(edges)]
+        if slice_positions:
+            parts = [trainer.model_input(part) for part in parts]
+        trainer.step_on(parts)
+        return jax.device_get(trainer.state.params)
+
+    before = jax.device_get(make(toys.tiny_decoder()).state.params)
+    whole = after(8, slice_positions=False)
+    for other in (after(4, 4, slice_positions=True), after(3, 3, 2, slice_positions=False)):
+        gap = sum(np.sum((other[n] - whole[n]) ** 2) for n in whole)
+        moved = sum(np.sum((whole[n] - before[n]) ** 2) for n in whole)
+        assert np.sqrt(gap / moved) < 1e-5
 
 
 def test_max_steps_counts_optimizer_steps_and_draws_no_batch_it_does_not_use():

@@ -114,6 +114,37 @@ def test_what_was_logged_after_the_checkpoint_is_set_aside(tmp_path):
     ]
 
 
+def test_data_that_fails_loses_nothing_that_was_learned_before(tmp_path, uninterrupted):
+    class Failing:
+        """The data set with a broken row, read in the middle of step 6."""
+
+        def __init__(self):
+            self.data, self.reads = resumable_run.train_data(), 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.reads += 1
+            if self.reads == 12:
+                raise OSError("row 12 is broken")
+            return next(self.data)
+
+        def get_state(self):
+            return self.data.get_state()
+
+        def set_state(self, state):
+            self.data.set_state(state)
+
+    trainer = resumable_run.trainer_for(tmp_path, STEPS)
+    with pytest.raises(OSError, match="row 12 is broken"):
+        trainer.train(Failing(), resumable_run.eval_data())
+    trainer.close()
+    start, _ = finish(tmp_path)
+    assert start == 5
+    assert logged(tmp_path) == uninterrupted[0]
+
+
 def test_skipped_steps_are_counted_across_a_resume(tmp_path):
     def data():
         for number, batch in enumerate(resumable_run.train_data()):

@@ -19,6 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 def trained_on(num_devices, directory):
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        # Threads of XLA's pool: with as many as cores, collectives of more devices wait forever.
+        "NPROC": "32",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
     }
     command = [sys.executable, "-m", "tests.sft.sharded_run", str(num_devices), str(directory)]

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from hypothesis import strategies as st
 
 from tests.sft import toys
 from tunix.perf import compile_counter
@@ -43,6 +45,9 @@ def sums_over(batch, sizes, functions, state, split):
     return sums
 
 
+SHARED = setup()  # compiled once for all examples of a property test
+
+
 def mean_gradient(sums):
     return {n: np.asarray(g) / float(sums.output.weight_sum) for n, g in sums.grads.items()}
 
@@ -63,6 +68,23 @@ def test_loss_and_gradient_do_not_depend_on_the_split(sizes):
     np.testing.assert_allclose(
         parts.output.finalize()["loss"], whole.output.finalize()["loss"], rtol=1e-6
     )
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(
+    cuts=st.sets(st.integers(1, 5)),
+    weights=st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=6, max_size=6),
+)
+def test_no_split_and_no_weights_change_the_gradient(cuts, weights):
+    batch = toys.regression(6) | {"weights": np.array(weights, np.float32)}
+    edges = [0, *sorted(cuts), 6]
+    sizes = [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    split, state, functions = SHARED
+    whole = sums_over(batch, [6], functions, state, split)
+    parts = sums_over(batch, sizes, functions, state, split)
+    np.testing.assert_allclose(parts.output.weight_sum, sum(weights), rtol=1e-6)
+    for name, grad in whole.grads.items():
+        np.testing.assert_allclose(parts.grads[name], grad, rtol=1e-5, atol=1e-6)
 
 
 def test_the_gradient_is_that_of_the_weighted_mean_worked_out_by_hand():

@@ -13,7 +13,6 @@ from tunix.cli import (
     errors,
     grpo_schema,
     optimizers,
-    plot,
     report,
     rl_data,
 )
@@ -21,7 +20,7 @@ from tunix.models import lora
 from tunix.rl import evaluation, rl_cluster
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
-from tunix.sft import run_directory
+from tunix.sft import plots, run_directory
 
 _OUT = rich.console.Console(highlight=False)
 
@@ -60,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     directory.write_summary(summary)
     picture = directory.path / "reward.png"
     title = f"GRPO on {run.task or run.data_path}, {run.model_config.model_id}"
-    plot.plot_run(picture, rows, title=title, before=before, after=after)
+    plots.save_curves(picture, report.curves(rows, before, after), title=title, ylabel="reward")
     if data.eval_batch is not None and before is not None and after is not None:
         questions = [rl_data.question_of(p) for p in data.eval_batch["prompts"]]
         report.print_comparison(_OUT, before, after)

@@ -21,13 +21,14 @@ class OptimizerOptions(config_lib.Config):
     """The block ``optimizer_config``. Unset means the default of the tables below."""
 
     opt_type: str = "adamw"
-    """A name in ``OPTIMIZERS``."""
+    """``adam``, ``adamw``, ``lion`` or ``sgd``."""
 
     learning_rate: float | None = None
     """The highest learning rate of the schedule; 1e-5 when neither it nor ``peak_value`` is set."""
 
     schedule_type: str = "constant_schedule"
-    """A name in ``SCHEDULES``."""
+    """``constant_schedule``, ``warmup_constant_schedule``, ``warmup_linear_decay_schedule`` or
+    ``warmup_cosine_decay_schedule``."""
 
     value: float | None = None
     """Another name of ``learning_rate`` for ``constant_schedule``."""

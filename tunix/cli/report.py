@@ -10,6 +10,7 @@ import rich.table
 import rich.text
 
 from tunix.rl import evaluation
+from tunix.sft import plots
 
 SHOWN_CHARACTERS = 120
 
@@ -18,6 +19,7 @@ def measurement(greedy: evaluation.Evaluation, sampled: evaluation.Evaluation) -
     """Return what is kept of an evaluation."""
     return {
         "greedy_accuracy": greedy.accuracy,
+        "greedy_reward": greedy.mean_reward,
         "reward": sampled.mean_reward,
         "accuracy": sampled.accuracy,
         "num_questions": len(greedy.completions),
@@ -68,6 +70,23 @@ def summarize(
         "num_questions": None if after is None else after["num_questions"],
         "num_sampled": None if after is None else after["num_sampled"],
     }
+
+
+def curves(
+    rows: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> dict[str, plots.Series]:
+    """Return what the picture of the run shows: reward in training, and on held-out questions."""
+    steps = [row["step"] for row in rows]
+    found: dict[str, plots.Series] = {
+        "training, sampled": (steps, [float(row["train/reward"]) for row in rows])
+    }
+    if steps and before is not None and after is not None:
+        ends = [0, steps[-1]]
+        found["held out, sampled"] = (ends, [before["reward"], after["reward"]])
+        found["held out, greedy"] = (ends, [before["greedy_reward"], after["greedy_reward"]])
+    return found
 
 
 def print_comparison(

@@ -5,7 +5,6 @@ import pathlib
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -20,6 +19,7 @@ from tunix.models import (
     weights,
 )
 from tunix.models.transformer import config as config_lib
+from tunix.models.transformer import decoder
 from tunix.utils import config
 
 ModelSource = sources.ModelSource
@@ -41,7 +41,7 @@ class AutoModel:
         precision: Literal["auto", "exact", "fast"] = "auto",
         remat: config_lib.Remat = "nothing_saveable",
         scan_layers: bool = True,
-    ) -> tuple[nnx.Module, str]:
+    ) -> tuple[decoder.Decoder, str]:
         """Return the model and the path of its files.
 
         Args:

@@ -93,17 +93,20 @@ class _Metadata:
 
     def __init__(self, raw: Mapping[str, Any], where: str):
         self.raw, self.where = raw, where
-        self.architecture = raw.get("general.architecture")
+        self.architecture = str(raw.get("general.architecture"))
         self.problems: list[str] = []
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.raw.get(f"{self.architecture}.{key}", default)
 
-    def need(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            self.problems.append(f"metadata {self.architecture}.{key} is missing")
-        return value
+    def number(self, key: str, default: Any = None) -> Any:
+        """Return a positive number; some architectures list one a layer, which is refused."""
+        value = self.get(key, default)
+        if isinstance(value, int | float) and value > 0:
+            return value
+        found = "is missing" if value is None else f"must be a positive number, got {value!r}"
+        self.problems.append(f"metadata {self.architecture}.{key} {found}")
+        return 1
 
     def refuse(self, key: str, *allowed: Any) -> None:
         value = self.get(key)
@@ -122,7 +125,7 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
     """Return the ``config.json`` that the file's metadata amounts to."""
     architecture = metadata.architecture
     if architecture not in _HF_TYPES:
-        hint = config.did_you_mean(str(architecture), _HF_TYPES)
+        hint = config.did_you_mean(architecture, _HF_TYPES)
         metadata.problems.append(
             f"general.architecture is {architecture!r}, which is not supported; known are "
             f"{list(_HF_TYPES)}{hint}"
@@ -131,15 +134,14 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
     embedding = file.shapes.get("token_embd.weight")
     if embedding is None:
         metadata.problems.append("tensor token_embd.weight is missing")
-    heads, width = metadata.need("attention.head_count"), metadata.need("embedding_length")
-    layers, hidden = metadata.need("block_count"), metadata.need("feed_forward_length")
-    eps = metadata.need("attention.layer_norm_rms_epsilon")
-    metadata.raise_problems()
-
-    head_dim = metadata.get("attention.key_length", width // heads)
+    heads, width = metadata.number("attention.head_count"), metadata.number("embedding_length")
+    layers, hidden = metadata.number("block_count"), metadata.number("feed_forward_length")
+    eps = metadata.number("attention.layer_norm_rms_epsilon")
+    head_dim = metadata.number("attention.key_length", max(1, width // heads))
     metadata.refuse("attention.value_length", head_dim)
     metadata.refuse("rope.dimension_count", head_dim)
     metadata.refuse("expert_count", 0)
+    metadata.raise_problems()
     result = {
         "model_type": _HF_TYPES[architecture],
         "vocab_size": embedding[0] if embedding else None,
@@ -147,7 +149,7 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
         "intermediate_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get("attention.head_count_kv", heads),
+        "num_key_value_heads": metadata.number("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "rms_norm_eps": _shortest(eps),
         "tie_word_embeddings": "output.weight" not in file.shapes,
@@ -160,12 +162,12 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
 def _rope_parameters(
     metadata: _Metadata, file: gguf_file.GGUFFile, head_dim: int
 ) -> dict[str, Any]:
-    theta = _shortest(metadata.get("rope.freq_base", 10_000.0))
+    theta = _shortest(metadata.number("rope.freq_base", 10_000.0))
     kind = metadata.get("rope.scaling.type", "none")
     if ROPE_FACTORS in file.shapes:
         return {"rope_theta": theta, **_llama3_scaling(metadata, file, theta, head_dim)}
     if kind == "none":
-        factor = metadata.get("rope.scale_linear", 1.0)  # what files of 2023 say
+        factor = metadata.number("rope.scale_linear", 1.0)  # what files of 2023 say
         kind = "none" if factor == 1.0 else "linear"
     else:
         factor = metadata.get("rope.scaling.factor")

@@ -19,9 +19,7 @@ Aggregation = Callable[..., Sums]
 """``fn(losses [S, C], mask [S, C], *, max_length) -> (loss_sum, weight_sum)``."""
 
 
-def token_mean(
-    losses: Float[Array, "S C"], mask: Bool[Array, "S C"], *, max_length: int
-) -> Sums:
+def token_mean(losses: Float[Array, "S C"], mask: Bool[Array, "S C"], *, max_length: int) -> Sums:
     """Weigh every token alike (DAPO: Yu et al., 2025, arXiv:2503.14476, eq. 12).
 
     Long completions count more. ``max_length`` plays no role.

@@ -8,7 +8,9 @@ laid down at all; their weight counts in the first micro-batch.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +31,8 @@ class BatchSettings:
     mask_truncated: bool
     skip_dead: bool
     """Whether sequences of advantage 0 are left out of the rows."""
-    row_multiple: int = 1
-    """The number of rows is a multiple of this: the devices that share them."""
+    num_shards: int = 1
+    """Rows, targets and sequences are multiples of this: the devices that share them."""
     layout_fn: LayoutFn = packing.pack_groups
 
 
@@ -58,7 +60,7 @@ def make_step_batches(
     """
     lengths, live = _lengths_and_live(groups, settings)
     starts = np.cumsum([0, *(len(group.trajectories) for group in groups)])
-    spans = [np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    spans = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
     live_groups = [g for g, span in enumerate(spans) if live[span].any()]
     size = settings.micro_batch_size
     parts = [live_groups[i : i + size] for i in range(0, len(live_groups), size)] or [[]]
@@ -69,27 +71,21 @@ def make_step_batches(
         num_sequences=len(lengths),
     )
     trajectories = [t for group in groups for t in group.trajectories]
-    sampler_logps = common.pad_ragged(
-        [t.sampler_logps for t in trajectories], len(lengths), settings.max_completion_length
-    )
+    sampler_logps = _padded_rows([t.sampler_logps for t in trajectories], len(lengths), settings)
+    advantages = np.zeros(len(lengths), np.float32)
+    advantages[: len(trajectories)] = [t.advantage for t in trajectories]
     owner = _owners(parts, spans, len(lengths))
+    shared: dict[str, Any] = {
+        "live": live,
+        "advantages": advantages,
+        "sampler_logps": sampler_logps,
+        "old_logps": sampler_logps if from_sampler else None,
+        "temperature": np.float32(settings.temperature),
+    }
+    lengths_of_parts: Any = [np.where(owner == part, lengths, 0) for part in range(len(parts))]
     batches = [
-        common.PolicyBatch(
-            tokens=layout.tokens,
-            positions=layout.positions,
-            segment_ids=layout.segment_ids,
-            prefix_ids=layout.prefix_ids,
-            source=layout.source,
-            targets=layout.targets,
-            slot=layout.slot,
-            lengths=np.where(owner == part, lengths, 0).astype(np.int32),
-            live=live,
-            advantages=np.asarray([t.advantage for t in trajectories], np.float32),
-            sampler_logps=sampler_logps,
-            temperature=np.float32(settings.temperature),
-            old_logps=sampler_logps if from_sampler else None,
-        )
-        for part, layout in enumerate(layouts)
+        common.PolicyBatch(**layout.arrays, **shared, lengths=own)
+        for layout, own in zip(layouts, lengths_of_parts, strict=True)
     ]
     return StepBatches(
         batches=batches,
@@ -101,20 +97,20 @@ def make_step_batches(
 def _lengths_and_live(
     groups: Sequence[trajectory.Group], settings: BatchSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the trained length of every sequence, and whether it has to be computed."""
+    """Return the trained length of every sequence, and whether it has to be computed.
+
+    Sequences of length 0 stand behind the real ones where shards need them.
+    """
     trajectories = [t for group in groups for t in group.trajectories]
-    lengths = np.asarray(
-        [t.trained_length(mask_truncated=settings.mask_truncated) for t in trajectories], np.int32
-    )
-    live = lengths > 0
-    if settings.skip_dead:
-        live &= np.asarray([t.advantage != 0.0 for t in trajectories], bool)
+    lengths = np.zeros(_round_up(len(trajectories), settings.num_shards), np.int32)
+    live = np.zeros(len(lengths), bool)
+    for i, t in enumerate(trajectories):
+        lengths[i] = t.trained_length(mask_truncated=settings.mask_truncated)
+        live[i] = lengths[i] > 0 and not (settings.skip_dead and t.advantage == 0.0)
     return lengths, live
 
 
-def _pack_group(
-    group: trajectory.Group, span: np.ndarray, live: np.ndarray
-) -> packing.PackGroup:
+def _pack_group(group: trajectory.Group, span: np.ndarray, live: np.ndarray) -> packing.PackGroup:
     members = [i for i in range(len(span)) if live[span[i]]]
     return packing.PackGroup(
         prompt=group.prompt_ids,
@@ -135,9 +131,10 @@ def _layouts_of_one_shape(
     layouts = [make(part, row_length=settings.row_length) for part in parts]
     for _ in range(2):  # longer rows may need fewer of them, and then more targets per row
         rows = max(layout.tokens.shape[0] for layout in layouts)
-        rows = -(-rows // settings.row_multiple) * settings.row_multiple
+        rows = _round_up(rows, settings.num_shards)
         length = max(layout.tokens.shape[1] for layout in layouts)
         targets = max(layout.targets.shape[0] for layout in layouts)
+        targets = _round_up(targets, settings.num_shards)
         if all(
             layout.tokens.shape == (rows, length) and layout.targets.shape == (targets,)
             for layout in layouts
@@ -147,6 +144,20 @@ def _layouts_of_one_shape(
             make(part, row_length=length, min_rows=rows, min_targets=targets) for part in parts
         ]
     return layouts
+
+
+def _padded_rows(
+    values: Sequence[np.ndarray], num_sequences: int, settings: BatchSettings
+) -> np.ndarray:
+    """Return ragged values as ``[S, C]``, with zeros behind."""
+    padded = np.zeros((num_sequences, settings.max_completion_length), np.float32)
+    for row, value in enumerate(values):
+        padded[row, : len(value)] = value
+    return padded
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
 
 
 def _owners(

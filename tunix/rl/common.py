@@ -9,7 +9,6 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -89,14 +88,15 @@ def policy_logps(
     if isinstance(model, decoder.Decoder):
         logps, entropy = _decoder_logps(model, batch, adapters, with_entropy)
     elif adapters:
-        logps, entropy = _foreign_logps(model, batch)
+        logps, entropy = _foreign_logps(model, batch, with_entropy)
     else:
         raise ValueError(
             f"{type(model).__name__} is not a tunix decoder, so its adapters cannot be switched "
             "off; give the cluster a reference model"
         )
     return PolicyLogps(
-        _by_sequence(logps, batch.slot), _by_sequence(entropy, batch.slot) if with_entropy else None
+        logps=_by_sequence(logps, batch.slot),
+        entropy=None if entropy is None else _by_sequence(entropy, batch.slot),
     )
 
 
@@ -122,15 +122,16 @@ def _decoder_logps(
 
 
 def _foreign_logps(
-    model: nnx.Module, batch: PolicyBatch
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    model: nnx.Module, batch: PolicyBatch, with_entropy: bool
+) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
     logits, _ = model(  # pyright: ignore[reportCallIssue]
         batch.tokens, batch.positions, None, attention_mask(batch)
     )
     logits = logits.reshape(-1, logits.shape[-1])[batch.source].astype(jnp.float32)
     log_probs = jax.nn.log_softmax(logits / batch.temperature, axis=-1)
     logps = jnp.take_along_axis(log_probs, batch.targets[:, None], axis=-1)[:, 0]
-    return logps, -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+    entropy = -(jnp.exp(log_probs) * log_probs).sum(axis=-1) if with_entropy else None
+    return logps, entropy
 
 
 def attention_mask(batch: PolicyBatch) -> Bool[Array, "R T T"]:
@@ -148,13 +149,3 @@ def attention_mask(batch: PolicyBatch) -> Bool[Array, "R T T"]:
 def _by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:
     """Return one row per completion; slots that point past ``N`` are 0 and have no gradient."""
     return values.at[slot].get(mode="fill", fill_value=0.0)
-
-
-def pad_ragged(
-    values: list[np.ndarray], num_sequences: int, max_length: int
-) -> Float[np.ndarray, "S C"]:
-    """Return ragged float arrays as rows, with zeros behind."""
-    padded = np.zeros((num_sequences, max_length), np.float32)
-    for row, value in enumerate(values):
-        padded[row, : len(value)] = value
-    return padded

@@ -17,6 +17,7 @@ their original order (prompt-major), ``C`` completion tokens.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -55,9 +56,9 @@ class Layout:
     """How many of the ``R * T`` tokens are not padding."""
 
     @property
-    def efficiency(self) -> float:
-        """Share of the rows that is not padding."""
-        return self.num_tokens / self.tokens.size
+    def arrays(self) -> dict[str, Any]:
+        """The arrays by name."""
+        return {name: value for name, value in vars(self).items() if name != "num_tokens"}
 
 
 def bucket(n: int) -> int:
@@ -167,7 +168,9 @@ def _size(group: PackGroup) -> int:
 def _split(group: PackGroup, row_length: int) -> list[PackGroup]:
     """Return the group in pieces of at most ``row_length`` tokens, completions in order."""
     if not len(group.prompt):
-        raise ValueError("a prompt has no tokens; there must be one to predict the first reply token")
+        raise ValueError(
+            "a prompt has no tokens; there must be one to predict the first reply token"
+        )
     pieces: list[list[int]] = []
     room = -1
     for member, completion in enumerate(group.completions):

@@ -31,7 +31,7 @@ def check(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
     """
     if not isinstance(batch, Mapping):
         raise PromptBatchError(
-            [f"expected a mapping of columns such as {{'prompts': [...]}}, got {type(batch).__name__}"]
+            [f"expected columns such as {{'prompts': [...]}}, got a {type(batch).__name__}"]
         )
     if PROMPTS not in batch:
         raise PromptBatchError([f"no column {PROMPTS!r}; there are {sorted(map(str, batch))}"])
@@ -75,7 +75,10 @@ def concatenate(batches: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     rows: list[dict[str, Any]] = []
     for batch in batches:
         columns = check(batch)
-        rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]
+        rows += [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
     return from_rows(rows)
 
 

@@ -88,7 +88,7 @@ class RLCluster:
 
     @property
     def has_reference(self) -> bool:
-        """Whether there is a reference policy: a model of its own, or the actor's base under LoRA."""
+        """Whether there is a reference policy: its own model, or the actor's base under LoRA."""
         return self._has_own_reference or self._is_lora
 
     @property
@@ -143,7 +143,7 @@ class RLCluster:
             max_prompt_length=config.max_prompt_length,
         )
         completions = self.rollout.generate(
-            [one.token_ids for one in encoded], config, key=key, num_samples=num_samples
+            [one.token_ids.tolist() for one in encoded], config, key=key, num_samples=num_samples
         )
         return base_rollout.RolloutOutput(
             prompts=[one.text for one in encoded],

@@ -1,6 +1,7 @@
 """The loop of reinforcement learning: sample, score, update, sync; log, evaluate, save."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -165,9 +166,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
                 key=cluster.sampling_key(Mode.TRAIN, self.global_steps),
             )
         with cluster.perf.span("score"):
-            scored = experience.score(
-                output, columns, self.reward_manager, num_samples=num_samples
-            )
+            scored = experience.score(output, columns, self.reward_manager, num_samples=num_samples)
             groups = experience.group(
                 scored,
                 self.algo_config.advantage_fn,
@@ -221,14 +220,14 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
     def _with_reference(
         self, micro_batches: Sequence[common.PolicyBatch]
     ) -> list[common.PolicyBatch]:
-        """Return the micro-batches with the reference's log-probabilities, if the loss needs them."""
+        """Return the micro-batches with ``ref_logps``, if the loss needs them."""
         if not self.needs_reference:
             return list(micro_batches)
         with self.rl_cluster.perf.span("reference") as span:
             ref_logps = [self.rl_cluster.get_ref_per_token_logps(b) for b in micro_batches]
             span.wait_for(ref_logps)
         return [
-            batch.replace(ref_logps=logps)
+            dataclasses.replace(batch, ref_logps=logps)
             for batch, logps in zip(micro_batches, ref_logps, strict=True)
         ]
 
@@ -245,5 +244,5 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             micro_batch_size=self._training_config.train_micro_batch_size or num_groups,
             mask_truncated=self.algo_config.mask_truncated,
             skip_dead=self.skips_dead_sequences,
-            row_multiple=self.rl_cluster.data_parallelism,
+            num_shards=self.rl_cluster.data_parallelism,
         )

@@ -13,28 +13,36 @@ if TYPE_CHECKING:
 
 
 class EvalData:
-    """A data set that is read from its start at every evaluation.
+    """A data set that is read from where it stands now at every evaluation.
 
     Raises:
         TypeError: If it is an iterator that cannot be read twice.
     """
 
     def __init__(self, dataset: Iterable[Any]):
+        if iter(dataset) is dataset and not isinstance(dataset, train_data.StatefulIterator):
+            raise TypeError(
+                f"eval_ds is a {type(dataset).__name__} that can be read only once; pass a "
+                "list, or an iterator with get_state and set_state"
+            )
         self._dataset = dataset
-        self._start: Any = None
-        if iter(dataset) is dataset:
-            if not isinstance(dataset, train_data.StatefulIterator):
-                raise TypeError(
-                    f"eval_ds is a {type(dataset).__name__} that can be read only once; pass a "
-                    "list, or an iterator with get_state and set_state"
-                )
-            self._start = dataset.get_state()
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over all batches."""
-        if isinstance(self._dataset, train_data.StatefulIterator) and self._start is not None:
-            self._dataset.set_state(self._start)
-        return iter(self._dataset)
+        return rewinding(self._dataset)
+
+
+def rewinding(dataset: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches of ``dataset``, and put an iterator that can go back where it was."""
+    iterator = iter(dataset)
+    if iterator is not dataset or not isinstance(dataset, train_data.StatefulIterator):
+        yield from iterator
+        return
+    start = dataset.get_state()
+    try:
+        yield from iterator
+    finally:
+        dataset.set_state(start)
 
 
 def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dict[str, float]:
@@ -64,7 +72,7 @@ def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dic
 def _batches(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> Iterator[Any]:
     hooks = trainer.data_hooks
     if hooks is None:
-        yield from batches
+        yield from rewinding(batches)
         return
     while (batch := hooks.load_next_eval_batch(trainer)) is not None:
         yield batch

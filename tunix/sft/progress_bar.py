@@ -2,9 +2,11 @@
 
 import math
 import time
+from collections.abc import Iterator
 
 import rich.console
 import rich.progress
+import rich.text
 
 from tunix.sft import metrics_logger as metrics_logger_lib
 
@@ -40,7 +42,7 @@ class ProgressBar:
         self._max_steps = max_steps
         self._description = description or "Training"
         self._console = console or rich.console.Console(stderr=True)
-        self._metrics: dict[str, str] = {}
+        self._metrics: dict[str, dict[str, str]] = {}
         self._last_printed = -math.inf
         self._unprinted = False
         self._bar: rich.progress.Progress | None = None
@@ -58,7 +60,7 @@ class ProgressBar:
         for name in metric_names:
             if self._logger.metric_exists(self._prefix, name, mode):
                 value = self._logger.get_metric(self._prefix, name, mode)
-                self._metrics[f"{mode} {name}"] = _rounded(value, ndigits)
+                self._metrics.setdefault(str(mode), {})[name] = _rounded(value, ndigits)
         if self._bar is not None:
             self._bar.update(self._task, metrics=self._metrics_text())
 
@@ -87,7 +89,11 @@ class ProgressBar:
         self._unprinted = False
 
     def _metrics_text(self) -> str:
-        return "  ".join(f"{name} {value}" for name, value in self._metrics.items())
+        """Return ``train loss 1.2  kl 0.1  eval loss 1.3``: every mode once."""
+        return "  ".join(
+            f"{mode} " + "  ".join(f"{name} {value}" for name, value in metrics.items())
+            for mode, metrics in self._metrics.items()
+        )
 
 
 def _rounded(value: float, ndigits: int) -> str:
@@ -96,13 +102,22 @@ def _rounded(value: float, ndigits: int) -> str:
     return f"{value:.{ndigits}g}" if tiny or abs(value) >= 1e6 else f"{value:.{ndigits}f}"
 
 
+class _BarAndMetrics(rich.progress.Progress):
+    """A bar and, below it, the metrics: they would not fit beside it."""
+
+    def get_renderables(self) -> Iterator[rich.console.RenderableType]:
+        """Yield what is shown, line by line."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield rich.text.Text(task.fields["metrics"])
+
+
 def _live_bar(console: rich.console.Console) -> rich.progress.Progress:
-    return rich.progress.Progress(
+    return _BarAndMetrics(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[metrics]}", markup=False),
         console=console,
     )

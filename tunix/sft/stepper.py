@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,9 +56,6 @@ class Stepper:
         self.mesh = sharding_utils.mesh_of(arrays) or sharding_utils.active_mesh()
         self.state = train_state.create_train_state(params, variables, optimizer, mesh=self.mesh)
         self._split.write_back(self.state)
-        # CPU devices share few threads, and programs that wait for each other's devices in
-        # collectives can use them up: two at once may never end.
-        self._one_at_a_time = False
 
     def set_loss(self, loss_fn: train_step.LossFn, *, has_aux: bool) -> None:
         """Train on another loss."""
@@ -98,12 +95,12 @@ class Stepper:
         functions, state, frozen = self._step_functions(), self.state, self._split.frozen
         placed = [self._placed(batch) for batch in micro_batches]
         if len(placed) == 1:
-            self.state, metrics = self._run(functions.single, state, frozen, placed[0])
+            self.state, metrics = functions.single(state, frozen, placed[0])
         else:
-            sums = self._run(functions.first, state.params, state.variables, frozen, placed[0])
+            sums = functions.first(state.params, state.variables, frozen, placed[0])
             for batch in placed[1:]:
-                sums = self._run(functions.accumulate, sums, state.params, frozen, batch)
-            self.state, metrics = self._run(functions.apply, state, sums)
+                sums = functions.accumulate(sums, state.params, frozen, batch)
+            self.state, metrics = functions.apply(state, sums)
         self.write_back()
         self._throttler.add_computation(metrics["loss"])
         self._watch.add(step_handle.StepHandle(number, metrics), micro_batches)
@@ -112,8 +109,7 @@ class Stepper:
     def evaluate(self, inputs: Mapping[str, Any]) -> loss_output.LossOutput:
         """Dispatch the loss of one batch in evaluation mode and return its sums."""
         state = self.state
-        return self._run(
-            self._step_functions().evaluate,
+        return self._step_functions().evaluate(
             state.params,
             state.variables,
             self._split.frozen,
@@ -128,13 +124,6 @@ class Stepper:
         """Wait for all steps in flight and report those that were skipped."""
         self._throttler.wait_for_all()
         self.report_skipped()
-
-    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Dispatch a program and return its outputs."""
-        outputs = function(*args)
-        if self._one_at_a_time:
-            jax.block_until_ready(outputs)
-        return outputs
 
     def _step_functions(self) -> train_step.StepFunctions:
         if self._functions is None:

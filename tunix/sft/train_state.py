@@ -69,7 +69,7 @@ class SplitModel:
         """Let the model hold the arrays of ``state``; nothing is copied."""
         for arrays in (state.params, state.variables):
             for name, array in arrays.items():
-                self.owners[name].set_value(array)
+                self.owners[name].set_raw_value(array)
 
 
 def trainable_filter(model: nnx.Module) -> Any:

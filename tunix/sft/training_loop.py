@@ -2,7 +2,7 @@
 
 import operator
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -68,7 +68,7 @@ class TrainingLoop:
         """Take one optimizer step; return False if there is no data for one."""
         trainer = self._trainer
         with trainer.perf_tracer.span("data"):
-            batches = self._next_batches()
+            batches = self._draw()
         if not batches:
             return False
         hooks = trainer.training_hooks
@@ -87,6 +87,15 @@ class TrainingLoop:
         self._recorder.add(handle)
         self._after_step(handle.step)
         return True
+
+    def _draw(self) -> list[Any]:
+        """Return the batches of one step; if the data fails, save what was learned before."""
+        position = self._data.state()
+        try:
+            return self._next_batches()
+        except Exception:
+            self._save_last(position)
+            raise
 
     def _next_batches(self) -> list[Any]:
         """Return the batches of one step; fewer than usual at the end of the data."""
@@ -113,28 +122,31 @@ class TrainingLoop:
                 self._recorder.log_eval(evaluation.evaluate(trainer, self._eval), step)
             self._recorder.restart_clock()
         if trainer.checkpoint_manager.should_save(step):
-            self._save(force=False)
+            self._save(self._data.state(), force=False)
             self._recorder.restart_clock()
 
-    def _save(self, *, force: bool) -> None:
+    def _save(self, data_state: Mapping[str, Any], *, force: bool) -> None:
         """Save, once everything up to here is in the log: what a checkpoint covers is not lost."""
         trainer = self._trainer
         self._recorder.drain()
         trainer.metrics_logger.flush()
         with trainer.perf_tracer.span("checkpoint"):
-            trainer.save_checkpoint(data_state=self._data.state(), force=force)
+            trainer.save_checkpoint(data_state=data_state, force=force)
+
+    def _save_last(self, data_state: Mapping[str, Any]) -> None:
+        """Log and save the last step, unless that is done or there is none."""
+        steps, manager = self._trainer.train_steps, self._trainer.checkpoint_manager
+        self._recorder.drain()
+        self._trainer.wait()
+        self._trainer.metrics_logger.flush()
+        if manager.is_enabled and steps > 0 and manager.latest_step() != steps:
+            self._save(data_state, force=True)
+        manager.wait_until_finished()
 
     def _finish(self) -> None:
-        trainer = self._trainer
-        if trainer.train_steps == 0:
+        if self._trainer.train_steps == 0:
             raise ValueError("train_ds has no batch; pass a non-empty data set")
-        self._recorder.drain()
-        trainer.wait()
-        trainer.metrics_logger.flush()
-        manager = trainer.checkpoint_manager
-        if manager.is_enabled and manager.latest_step() != trainer.train_steps:
-            self._save(force=True)
-        manager.wait_until_finished()
+        self._save_last(self._data.state())
 
     def _how_to_resume(self) -> str:
         step, directory = self._trainer.train_steps, self._config.checkpoint_root_directory

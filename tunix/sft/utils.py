@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Int
+
+from tunix.models import lora
+
+is_lora_enabled = lora.is_lora_enabled
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,11 +38,6 @@ def build_positions_from_mask(
     """
     counts = jnp.cumsum(input_mask.astype(jnp.int32), axis=-1)
     return jnp.maximum(counts - 1, 0)
-
-
-def is_lora_enabled(model: nnx.Module) -> bool:
-    """Return whether any parameter of ``model`` is a LoRA adapter."""
-    return bool(jax.tree.leaves(nnx.state(model, nnx.LoRAParam)))
 
 
 @contextlib.contextmanager

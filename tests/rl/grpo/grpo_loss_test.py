@@ -101,9 +101,7 @@ def test_the_weight_of_dead_groups_is_counted_once_over_micro_batches():
 
 def test_nothing_but_dead_groups_gives_zero_loss_with_full_weight():
     model, groups = helpers.tiny_decoder(), helpers.make_groups([[0.0, 0.0, 0.0]] * 2)
-    loss, gradient, output = loss_and_gradient(
-        model, step_batches(groups, skip_dead=True).batches
-    )
+    loss, gradient, output = loss_and_gradient(model, step_batches(groups, skip_dead=True).batches)
     assert loss == 0.0
     assert np.all(gradient == 0.0)
     assert output.weight_sum == 6.0
@@ -159,17 +157,13 @@ def test_on_policy_the_ratio_is_one_and_the_loss_is_minus_the_advantage():
 def test_the_loss_is_the_formula_written_out():
     model, groups = helpers.tiny_decoder(), helpers.make_groups(LIVE)
     batch = with_ref(helpers.one_batch(groups), groups)
-    loss, _, output = loss_and_gradient(
-        model, [batch], beta=0.3, epsilon=0.1, epsilon_high=0.25
-    )
+    loss, _, output = loss_and_gradient(model, [batch], beta=0.3, epsilon=0.1, epsilon_high=0.25)
     logps = helpers.naive_logps(model, groups, temperature=0.7)
     members = [m for g in groups for m in g.trajectories]
     per_sequence, kls, differences = [], [], []
     for s, (own, member) in enumerate(zip(logps, members, strict=True)):
         ratio = np.exp(own - member.sampler_logps)
-        gain = np.minimum(
-            ratio * member.advantage, np.clip(ratio, 0.9, 1.25) * member.advantage
-        )
+        gain = np.minimum(ratio * member.advantage, np.clip(ratio, 0.9, 1.25) * member.advantage)
         back = np.asarray(batch.ref_logps)[s, : len(own)] - own
         kls.append(np.exp(back) - back - 1)
         per_sequence.append(np.mean(-gain + 0.3 * kls[-1]))

@@ -32,9 +32,18 @@ class ModelConfig(config_lib.TransformerConfig):
     @classmethod
     def llama3_8b(cls, **changes: Any) -> Self:
         """Llama 3 8B."""
-        llama3 = {"vocab_size": 128_256, "num_kv_heads": 8, "rope_theta": 500_000.0}
-        size = {"num_layers": 32, "embed_dim": 4096, "hidden_dim": 14_336, "num_heads": 32}
-        return cls(**llama3 | size | {"head_dim": 128, "norm_eps": 1e-5} | changes)
+        settings: dict[str, Any] = {
+            "num_layers": 32,
+            "vocab_size": 128_256,
+            "embed_dim": 4096,
+            "hidden_dim": 14_336,
+            "num_heads": 32,
+            "num_kv_heads": 8,
+            "head_dim": 128,
+            "rope_theta": 500_000.0,
+            "norm_eps": 1e-5,
+        }
+        return cls(**settings | changes)
 
     @classmethod
     def llama3_70b(cls, **changes: Any) -> Self:
@@ -95,10 +104,19 @@ class ModelConfig(config_lib.TransformerConfig):
     @classmethod
     def smollm2_135m(cls, **changes: Any) -> Self:
         """SmolLM2 135M."""
-        smollm2 = {"vocab_size": 49_152, "weight_tying": True, "head_dim": 64, "norm_eps": 1e-5}
-        size = {"num_layers": 30, "embed_dim": 576, "hidden_dim": 1536}
-        heads = {"num_heads": 9, "num_kv_heads": 3, "rope_theta": 100_000.0}
-        return cls(**smollm2 | size | heads | changes)
+        settings: dict[str, Any] = {
+            "num_layers": 30,
+            "vocab_size": 49_152,
+            "embed_dim": 576,
+            "hidden_dim": 1536,
+            "num_heads": 9,
+            "num_kv_heads": 3,
+            "head_dim": 64,
+            "rope_theta": 100_000.0,
+            "norm_eps": 1e-5,
+            "weight_tying": True,
+        }
+        return cls(**settings | changes)
 
     @classmethod
     def smollm2_360m(cls, **changes: Any) -> Self:

@@ -1,7 +1,7 @@
 """How Hugging Face stores Llama models: names and layouts of tensors, fields of the config."""
 
 import dataclasses
-import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +68,7 @@ def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
 
 
 def create_model_from_safe_tensors(
-    file_dir: str | os.PathLike[str],
+    file_dir: str | pathlib.Path,
     config: model_lib.ModelConfig,
     mesh: Mesh | None = None,
     dtype: DTypeLike | None = None,

@@ -25,6 +25,9 @@ def grpo_loss(
         batch: Tokens, advantages and earlier log-probabilities; ``ref_logps`` are needed
             if ``beta`` is not 0.
         config: Which ratio, clip, KL and aggregation.
+
+    Raises:
+        ValueError: If ``beta`` is not 0 and there are no ``ref_logps``.
     """
     computed = batch.computed
     policy = common.policy_logps(model, batch, with_entropy=config.log_entropy)
@@ -37,6 +40,8 @@ def grpo_loss(
         log_ratio, batch.advantages, computed, clip_low=clip_low, clip_high=clip_high
     )
     if config.beta != 0.0:
+        if batch.ref_logps is None:
+            raise ValueError(f"beta is {config.beta}, but the batch has no ref_logps")
         # Mask the inputs, not only the result: 0 * NaN is NaN in the backward pass.
         divergence = config.kl_fn(
             jnp.where(computed, logps, 0.0), jnp.where(computed, batch.ref_logps, 0.0)

@@ -2,7 +2,7 @@
 
 from tunix.rl.tasks import task
 
-WORDS = (
+COMMON_WORDS = (
     "apple banana cherry orange lemon grape peach melon carrot onion potato tomato pepper garlic "
     "bread butter cheese milk sugar honey coffee water juice soup salad rice pasta pizza cake "
     "cookie table chair window door floor wall roof kitchen garden fence bridge street road city "
@@ -17,7 +17,9 @@ WORDS = (
     "spider ant bee butterfly flower rose tulip tree leaf root seed grass hill cave train bus "
     "truck bicycle airplane ship boat engine wheel bell rope ladder hammer nail drill shovel "
     "summer winter spring autumn morning evening night week month year hour minute second"
-).split()
+)
+
+WORDS = tuple(COMMON_WORDS.split())
 
 
 def questions() -> list[task.Question]:

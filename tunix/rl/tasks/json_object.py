@@ -5,10 +5,11 @@ from typing import Any
 
 from tunix.rl.tasks import task
 
-NAMES = (
+FIRST_NAMES = (
     "Anna Ben Clara David Emma Felix Grace Henry Ivy Jack Kate Leo Maria Noah Olivia Paul "
     "Quinn Rosa Sam Tina Victor Wendy Alice Oscar"
-).split()
+)
+NAMES = tuple(FIRST_NAMES.split())
 AGES = range(18, 78)
 
 

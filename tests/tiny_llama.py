@@ -1,9 +1,9 @@
 """A tiny Llama with a chat tokenizer on disk, in the Hugging Face layout, made without torch."""
 
 import json
+import pathlib
 
 import numpy as np
-import pytest
 import safetensors.numpy
 import tokenizers
 
@@ -54,10 +54,8 @@ def tensors(vocabulary: int) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> str:
-    """Return the directory of the model."""
-    folder = tmp_path_factory.mktemp("tiny_llama")
+def write_model(folder: pathlib.Path) -> None:
+    """Write the model and its tokenizer into ``folder``."""
     vocabulary = write_tokenizer(folder)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -78,4 +76,3 @@ def tiny_model(tmp_path_factory) -> str:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
     safetensors.numpy.save_file(tensors(vocabulary), folder / "model.safetensors")
-    return str(folder)

@@ -1,0 +1,89 @@
+"""Print docs/reference/config.md: every key of ``tunix sft`` and ``tunix grpo``.
+
+The dataclasses are the schema, so they are the reference, too; a test compares
+the file with what this prints.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+import typing
+
+from tunix.cli import grpo_schema, sft_schema
+
+HEADER = """# Keys of a run
+
+Written by `python scripts/write_config_reference.py`; do not edit.
+A nested key is written `block.key=value` on the command line.
+"""
+
+
+def docstrings(cls: type) -> dict[str, str]:
+    """Return the attribute docstrings of a dataclass and its bases, on one line each."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+        for node, following in itertools.pairwise(body):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            if isinstance(node, ast.AnnAssign) and is_text:
+                found[node.target.id] = " ".join(following.value.value.split())
+    return found
+
+
+def default_of(field: dataclasses.Field) -> str:
+    """Return the default as it is written in YAML."""
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return "required"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value)).replace("'", "")
+    return str(value)
+
+
+def block_of(annotation: object) -> type | None:
+    """Return the dataclass that a key holds, if it is a block."""
+    for option in typing.get_args(annotation) or (annotation,):
+        if isinstance(option, type) and dataclasses.is_dataclass(option):
+            return option
+    return None
+
+
+def rows(cls: type, prefix: str = "") -> list[str]:
+    """Return one table row per key, blocks expanded."""
+    texts, hints = docstrings(cls), typing.get_type_hints(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        block = block_of(hints[field.name])
+        dotted = prefix + field.name
+        text = texts.get(field.name, "").replace("|", "\\|").replace("``", "`")
+        if block is None:
+            found.append(f"| `{dotted}` | `{default_of(field)}` | {text} |")
+            continue
+        if default_of(field) == "null":
+            found.append(f"| `{dotted}` | `null` | {text} |")
+        found += rows(block, f"{dotted}.")
+    return found
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = [HEADER]
+    for command, cls in (("sft", sft_schema.SftRun), ("grpo", grpo_schema.GrpoRun)):
+        parts += [f"## `tunix {command}`\n", "| key | default | meaning |", "|---|---|---|"]
+        parts += [*rows(cls), ""]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,68 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.rl import helpers
+from tunix.rl import evaluation, prompt_batch, rewards
+
+BATCHES = [
+    {"prompts": ["A", "BC", "D"], "worth": [0.0, 1.0, 2.0]},
+    {"prompts": ["EF"], "worth": [7.0]},
+]
+
+
+def worth(completions, worth, finish_reasons):
+    assert len(finish_reasons) == len(completions)
+    return worth
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return helpers.make_cluster()
+
+
+def evaluate(cluster, batches=BATCHES, reward_fns=worth, **options):
+    key = cluster.sampling_key(helpers.rl_cluster.Mode.EVAL, 0)
+    return evaluation.evaluate(cluster, batches, reward_fns, key=key, **options)
+
+
+def test_every_completion_of_every_batch_counts_alike(cluster):
+    # The mean of the batches' means would be 4.
+    result = evaluate(cluster)
+    assert result.mean_reward == 2.5
+    assert result.accuracy == 0.75
+    assert result.metrics["reward/worth"] == 2.5
+    assert len(result.completions) == len(result.lengths) == 4
+
+
+def test_several_samples_of_a_question_share_its_columns(cluster):
+    result = evaluate(cluster, num_samples=3)
+    np.testing.assert_array_equal(result.rewards, np.repeat([0.0, 1.0, 2.0, 7.0], 3))
+
+
+def test_greedy_answers_do_not_depend_on_the_key(cluster):
+    keys = [cluster.sampling_key(helpers.rl_cluster.Mode.EVAL, step) for step in (1, 2)]
+    first, second = (
+        evaluation.evaluate(cluster, BATCHES, worth, key=key, temperature=0.0) for key in keys
+    )
+    assert first.completions == second.completions
+    hot = [evaluation.evaluate(cluster, BATCHES, worth, key=key) for key in keys]
+    assert hot[0].completions != hot[1].completions
+
+
+def test_missing_columns_are_reported_before_sampling(cluster):
+    with pytest.raises(rewards.RewardError, match="needs the column 'worth'"):
+        evaluate(cluster, [{"prompts": ["A"]}])
+
+
+def test_no_questions_are_an_error(cluster):
+    with pytest.raises(prompt_batch.PromptBatchError):
+        evaluate(cluster, [])
+
+
+def test_evaluation_samples_with_its_own_settings():
+    Mode = helpers.rl_cluster.Mode
+    short = dataclasses.replace(helpers.ROLLOUT, max_tokens_to_generate=2)
+    cluster = helpers.make_cluster(rollout={Mode.TRAIN: helpers.ROLLOUT, Mode.EVAL: short})
+    assert max(evaluate(cluster).lengths) <= 2

@@ -1,0 +1,197 @@
+"""Runs as a user sees them: logs, completions, faults, interrupts and resumes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.rl import helpers
+from tunix.data import prompts as prompt_data
+from tunix.rl import rewards
+from tunix.sft import interrupt, metrics_logger
+from tunix.utils import json_lines
+
+ROWS = [{"prompts": f"{a}{b}", "answer": a} for a in "ABCDEF" for b in "135"]
+DETERMINISTIC = ("reward", "loss", "grad_norm", "completion_length", "mismatch_max", "dead_groups")
+
+
+def run_settings(directory, *, every=1):
+    return {
+        "checkpoint_root_directory": str(directory / "checkpoints"),
+        "checkpointing_options": ocp.CheckpointManagerOptions(save_interval_steps=every),
+        "metrics_logging_options": metrics_logger.MetricsLoggerOptions(
+            log_dir=str(directory), flush_every_n_steps=1
+        ),
+    }
+
+
+def prompt_batches():
+    settings = prompt_data.PromptDataConfig(batch_size=3, num_epochs=None, shuffle_seed=4)
+    dataset, _ = prompt_data.load(ROWS, helpers.make_cluster().tokenizer, settings)
+    return dataset
+
+
+def train(directory, *, steps, every=1, reward_fns=helpers.share_of_fives, dataset=None):
+    cluster = helpers.make_cluster(max_steps=steps, **run_settings(directory, every=every))
+    learner = helpers.make_learner(cluster, reward_fns)
+    try:
+        learner.train(prompt_batches() if dataset is None else dataset)
+    finally:
+        cluster.close()
+    return learner
+
+
+def log(directory):
+    """Everything that does not depend on the clock, by step."""
+    rows = json_lines.read(directory / "metrics.jsonl")
+    return [(row["step"], *(row[f"train/{name}"] for name in DETERMINISTIC)) for row in rows]
+
+
+def completions(directory):
+    return json_lines.read(directory / "completions.jsonl")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    train(directory, steps=6)
+    return directory
+
+
+def test_every_step_and_every_completion_is_logged(uninterrupted):
+    assert [row[0] for row in log(uninterrupted)] == [1, 2, 3, 4, 5, 6]
+    rows = completions(uninterrupted)
+    assert len(rows) == 6 * 3 * 4
+    first = rows[0]
+    assert first["step"] == 1
+    assert first["rewards"]["share_of_fives"] == first["reward"]
+    assert first.keys() >= {"prompt", "completion", "advantage", "finish_reason", "num_tokens"}
+    by_prompt = [row["advantage"] for row in rows[:4]]
+    assert sum(by_prompt) == pytest.approx(0.0, abs=1e-6)
+    metrics = json_lines.read(uninterrupted / "metrics.jsonl")[0]
+    for phase in ("rollout", "score", "train", "sync"):
+        assert metrics[f"train/time/{phase}"] > 0.0
+
+
+def test_a_resumed_run_continues_with_the_very_numbers(uninterrupted, tmp_path):
+    train(tmp_path, steps=4)
+    resumed = train(tmp_path, steps=6)
+    assert resumed.global_steps == 6
+    assert log(tmp_path) == log(uninterrupted)
+    assert completions(tmp_path) == completions(uninterrupted)
+
+
+def test_steps_behind_the_last_checkpoint_are_done_again_and_logged_once(uninterrupted, tmp_path):
+    # Saved at steps 0 and 3 only; then a fault at step 5.
+    calls = []
+
+    def fails_once(completions, **columns):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), 0)
+            raise RuntimeError("boom")
+        return helpers.share_of_fives(completions)
+
+    fails_once.__name__ = "share_of_fives"
+    with pytest.raises(rewards.RewardError, match="boom"):
+        train(tmp_path, steps=6, every=3, reward_fns=fails_once)
+    train(tmp_path, steps=6, every=3)
+    assert log(tmp_path) == log(uninterrupted)
+    assert completions(tmp_path) == completions(uninterrupted)
+
+
+def test_a_fault_in_a_reward_function_loses_nothing(tmp_path):
+    def fails_at_step_three(completions, **columns):
+        steps.append(1)
+        if len(steps) >= 3:
+            raise RuntimeError("boom")
+        return helpers.share_of_fives(completions)
+
+    steps = []
+    with pytest.raises(rewards.RewardError, match="fails_at_step_three raised RuntimeError: boom"):
+        train(tmp_path, steps=6, every=100, reward_fns=fails_at_step_three)
+    resumed = helpers.make_cluster(**run_settings(tmp_path))
+    assert resumed.actor_trainer.train_steps == 2
+    resumed.close()
+
+
+def test_plain_lists_resume_behind_the_batches_already_used(tmp_path):
+    dataset = [{"prompts": [f"A{i}", f"B{i}"]} for i in range(4)]
+    train(tmp_path / "whole", steps=4, dataset=dataset)
+    train(tmp_path / "parts", steps=2, dataset=dataset)
+    train(tmp_path / "parts", steps=4, dataset=dataset)
+    assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(uninterrupted, tmp_path):
+    def interrupts(completions, **columns):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return helpers.share_of_fives(completions)
+
+    interrupts.__name__ = "share_of_fives"
+    steps = []
+    with pytest.raises(interrupt.TrainingInterrupted, match="stopped after step 3 and saved"):
+        train(tmp_path, steps=6, every=100, reward_fns=interrupts)
+    train(tmp_path, steps=6, every=100)
+    assert log(tmp_path) == log(uninterrupted)
+
+
+CHILD = """
+import pathlib, sys
+from tests.rl import rl_loop_test
+rl_loop_test.train(pathlib.Path(sys.argv[1]), steps=6, every=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_in_step", [2, 4])
+def test_after_kill_9_the_joined_log_is_that_of_an_uninterrupted_run(
+    uninterrupted, tmp_path, killed_in_step
+):
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
+    root = pathlib.Path(__file__).parents[2]
+    child = subprocess.Popen(command, cwd=root)
+    try:
+        wait_for_step(child, tmp_path / "completions.jsonl", killed_in_step)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    subprocess.run(command, cwd=root, check=True)
+    assert log(tmp_path) == log(uninterrupted)
+    assert completions(tmp_path) == completions(uninterrupted)
+
+
+def wait_for_step(child, path, step):
+    """Return as soon as the run has written completions of ``step``."""
+    deadline = time.monotonic() + 300
+    while child.poll() is None and time.monotonic() < deadline:
+        text = path.read_text() if path.exists() else ""
+        lines = [line for line in text.split("\n")[:-1] if line]
+        if lines and json.loads(lines[-1])["step"] >= step:
+            return
+        time.sleep(0.002)
+
+
+def test_training_outside_the_main_thread_works(tmp_path):
+    # Signals cannot be caught there.
+    errors = []
+
+    def run():
+        try:
+            train(tmp_path, steps=1)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not errors

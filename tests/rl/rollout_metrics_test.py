@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from tunix.rl import rollout_metrics, trajectory
+
+
+def make_group(rewards, lengths, advantages):
+    members = [
+        trajectory.Trajectory(
+            completion_ids=np.zeros(length, np.int32),
+            sampler_logps=np.zeros(length, np.float32),
+            finish_reason="length" if length == 5 else "stop",
+            policy_version=0,
+            rewards={"right": reward, "short": 0.5},
+            reward=reward,
+            advantage=advantage,
+        )
+        for reward, length, advantage in zip(rewards, lengths, advantages, strict=True)
+    ]
+    return trajectory.Group(prompt_ids=np.zeros(3, np.int32), prompt="?", trajectories=members)
+
+
+def test_metrics_of_a_rollout_worked_out_by_hand():
+    groups = [
+        make_group([1.0, 0.0], [2, 5], [0.7, -0.7]),
+        make_group([1.0, 1.0], [1, 2], [0.0, 0.0]),
+        make_group([0.0, 0.0], [5, 3], [0.0, 0.0]),
+        make_group([0.0, 0.0], [3, 3], [0.0, 0.0]),
+    ]
+    metrics = rollout_metrics.rollout_metrics(groups)
+    expected = {
+        "reward": 3 / 8,
+        "reward_std": (3 / 8 * 5 / 8) ** 0.5,
+        "reward/right": 3 / 8,
+        "reward/short": 0.5,
+        "completion_length": 3.0,
+        "completion_length_min": 1.0,
+        "completion_length_max": 5.0,
+        "prompt_length": 3.0,
+        "truncated": 2 / 8,
+        "dead_groups": 3 / 4,
+        "all_right": 1 / 4,
+        "all_wrong": 2 / 4,
+    }
+    assert metrics == pytest.approx(expected)
+
+
+def test_updates_of_one_rollout_are_combined_by_kind():
+    first = {"loss": 1.0, "ratio_max": 1.0, "mismatch_max": 0.1, "skipped_steps": 0.0, "status": 0}
+    second = {"loss": 3.0, "ratio_max": 1.5, "mismatch_max": 0.9, "skipped_steps": 1.0, "status": 1}
+    assert rollout_metrics.update_metrics([first, second]) == {
+        "loss": 2.0,
+        "ratio_max": 1.5,
+        "mismatch_max": 0.1,  # after the first update the policy has moved away on purpose
+        "skipped_steps": 1.0,
+    }
