@@ -71,11 +71,15 @@ def test_the_comparison_names_both_sides(console):
     assert "0.500" in lines[0]
 
 
-def test_the_picture_shows_training_and_both_ends():
-    rows = [{"step": 1, "train/reward": 0.1}, {"step": 2, "train/reward": 0.3}]
+def test_the_picture_shows_training_and_what_was_measured_before_during_and_after():
+    rows = [
+        {"step": 1, "train/reward": 0.1},
+        {"step": 1, "eval/reward": 0.2, "eval/greedy/reward": 0.4},
+        {"step": 2, "train/reward": 0.3},
+    ]
     assert report.curves(rows, BEFORE, AFTER) == {
         "training, sampled": ([1, 2], [0.1, 0.3]),
-        "held out, sampled": ([0, 2], [0.0, 0.25]),
-        "held out, greedy": ([0, 2], [0.0, 0.5]),
+        "held out, sampled": ([0, 1, 2], [0.0, 0.2, 0.25]),
+        "held out, greedy": ([0, 1, 2], [0.0, 0.4, 0.5]),
     }
     assert list(report.curves(rows, None, AFTER)) == ["training, sampled"]

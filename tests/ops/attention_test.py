@@ -1,4 +1,4 @@
-"""Attention against a direct float64 computation, packed against separate rows, cache against row."""
+"""Attention against a direct float64 computation, packed against separate rows."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ HEADS = {"MHA": (4, 4), "GQA": (6, 2), "MQA": (3, 1)}
 def _small_chunks(monkeypatch):
     """Cross every chunk boundary with short rows."""
     monkeypatch.setattr(attention, "QUERY_CHUNK", 8)
-    monkeypatch.setattr(attention, "KEY_CHUNK", 4)
 
 
 def qkv(length, heads=(6, 2), batch=BATCH, seed=0):
@@ -221,77 +220,6 @@ def test_fast_mode_stays_within_bfloat16_error(length):
         np.testing.assert_allclose(grad, exact, atol=0.02 * float(jnp.abs(exact).max()))
 
 
-@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
-@pytest.mark.parametrize("new", [1, 3])
-@pytest.mark.parametrize("window", [None, 1, 5])
-def test_cached_attention_equals_the_end_of_the_row(heads, new, window):
-    size, lengths = 14, np.array([0, 6, 14 - new])
-    q, k, v = qkv(size, heads, batch=3)
-    whole = attention.attend(
-        q, k, v, positions=None, scale=SCALE, window=window, softcap=2.0, precision="exact"
-    )
-    rows = np.arange(3)[:, None]
-    slots = lengths[:, None] + np.arange(new)
-    cached = jax.jit(
-        lambda q, lengths: attention.attend_cached(
-            q, k, v, lengths=lengths, scale=SCALE, window=window, softcap=2.0, precision="exact"
-        )
-    )(q[rows, slots], jnp.asarray(lengths))
-    np.testing.assert_allclose(cached, whole[rows, slots], atol=2e-6)
-
-
-@pytest.mark.parametrize("size", [3, 4, 7, 8])
-@pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_slots_beyond_the_filled_part_are_never_read(size, precision):
-    q, k, v = qkv(size)
-    lengths = jnp.array([0, size - 1])
-    stale = jnp.arange(size)[None, :, None, None] > lengths[:, None, None, None]
-
-    def cached(k, v):
-        return attention.attend_cached(
-            q[:, :1], k, v, lengths=lengths, scale=SCALE, precision=precision
-        )
-
-    np.testing.assert_array_equal(
-        cached(k, v), cached(jnp.where(stale, 1e9, k), jnp.where(stale, -1e9, v))
-    )
-
-
-def test_the_trip_count_follows_the_filled_part_without_recompiling():
-    size = 16
-    q, k, v = qkv(size)
-    traces = []
-
-    @jax.jit
-    def cached(k, v, lengths):
-        traces.append(1)
-        return attention.attend_cached(
-            q[:, :1], k, v, lengths=lengths, scale=SCALE, precision="exact"
-        )
-
-    for filled in (0, 3, 4, 9, 15):
-        # NaN in a chunk that is read would reach the output, visible or not.
-        unread = -(-(filled + 1) // 4) * 4
-        clean = cached(k, v, jnp.full(2, filled))
-        out = cached(
-            k.at[:, unread:].set(jnp.nan), v.at[:, unread:].set(jnp.nan), jnp.full(2, filled)
-        )
-        np.testing.assert_array_equal(out, clean)
-    assert len(traces) == 1
-
-
-def test_a_bfloat16_cache_loses_no_more_than_its_rounding():
-    q, k, v = qkv(12)
-    low = (k.astype(jnp.bfloat16), v.astype(jnp.bfloat16))
-    lengths = jnp.array([11, 5])
-    options = {"lengths": lengths, "scale": SCALE, "precision": "exact"}
-    np.testing.assert_allclose(
-        attention.attend_cached(q[:, :1], *low, **options),
-        attention.attend_cached(q[:, :1], *(x.astype(jnp.float32) for x in low), **options),
-        atol=1e-6,
-    )
-
-
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_scores_of_long_rows_are_never_held_at_once(precision, monkeypatch):
     monkeypatch.setattr(attention, "QUERY_CHUNK", 64)
@@ -310,8 +238,6 @@ def test_heads_that_do_not_divide_are_refused():
     q, k, v = qkv(4, (3, 2))
     with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
         attention.attend(q, k, v, positions=None, scale=SCALE, precision="exact")
-    with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
-        attention.attend_cached(q, k, v, lengths=jnp.zeros(2, int), scale=SCALE, precision="exact")
 
 
 def test_prefixes_without_segments_are_refused():

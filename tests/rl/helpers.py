@@ -117,6 +117,11 @@ def share_of_fives(completions, **columns):
     return [text.count("5") / 6 for text in completions]
 
 
+def share_of_odd_characters(completions, **columns):
+    """Reward that an untrained model earns about half of."""
+    return [sum(ord(c) % 2 for c in text) / 6 for text in completions]
+
+
 def make_cluster(actor=None, *, reference=None, rollout=ROLLOUT, learning_rate=2e-2, **training):
     settings = {"eval_every_n_steps": 1000, "pbar_description": None, **training}
     return rl_cluster.RLCluster(

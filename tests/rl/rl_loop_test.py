@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,22 +90,14 @@ def test_a_resumed_run_continues_with_the_very_numbers(uninterrupted, tmp_path):
 
 
 def test_steps_behind_the_last_checkpoint_are_done_again_and_logged_once(uninterrupted, tmp_path):
-    # Saved at steps 0 and 3 only; then a fault at step 5.
-    calls = []
-
-    def fails_once(completions, **columns):
-        calls.append(1)
-        if len(calls) == 5:
-            os.kill(os.getpid(), 0)
-            raise RuntimeError("boom")
-        return helpers.share_of_fives(completions)
-
-    fails_once.__name__ = "share_of_fives"
-    with pytest.raises(rewards.RewardError, match="boom"):
-        train(tmp_path, steps=6, every=3, reward_fns=fails_once)
+    # As after a kill in step 6: the last checkpoint is that of step 3, the log goes on to 5.
+    train(tmp_path, steps=5, every=3)
+    shutil.rmtree(tmp_path / "checkpoints" / "5")
     train(tmp_path, steps=6, every=3)
     assert log(tmp_path) == log(uninterrupted)
     assert completions(tmp_path) == completions(uninterrupted)
+    dropped = json_lines.read(tmp_path / "metrics.jsonl.dropped")
+    assert [row["step"] for row in dropped] == [4, 5]
 
 
 def test_a_fault_in_a_reward_function_loses_nothing(tmp_path):
@@ -179,6 +172,16 @@ def wait_for_step(child, path, step):
         if lines and json.loads(lines[-1])["step"] >= step:
             return
         time.sleep(0.002)
+
+
+def test_a_checkpoint_of_other_training_is_refused(tmp_path):
+    cluster = helpers.make_cluster(**run_settings(tmp_path))
+    cluster.actor_trainer.save_checkpoint(force=True)
+    cluster.close()
+    again = helpers.make_cluster(**run_settings(tmp_path))
+    with pytest.raises(ValueError, match="was not saved by reinforcement learning"):
+        helpers.make_learner(again)
+    again.close()
 
 
 def test_training_outside_the_main_thread_works(tmp_path):

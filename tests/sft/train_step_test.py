@@ -1,6 +1,8 @@
 """The step: exact sums over micro-batches, and updates that only happen when they should."""
 
 import dataclasses
+import functools
+import itertools
 
 import hypothesis
 import jax
@@ -45,7 +47,7 @@ def sums_over(batch, sizes, functions, state, split):
     return sums
 
 
-SHARED = setup()  # compiled once for all examples of a property test
+shared = functools.cache(setup)  # compiled once for all examples of a property test
 
 
 def mean_gradient(sums):
@@ -78,8 +80,8 @@ def test_loss_and_gradient_do_not_depend_on_the_split(sizes):
 def test_no_split_and_no_weights_change_the_gradient(cuts, weights):
     batch = toys.regression(6) | {"weights": np.array(weights, np.float32)}
     edges = [0, *sorted(cuts), 6]
-    sizes = [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    split, state, functions = SHARED
+    sizes = [b - a for a, b in itertools.pairwise(edges)]
+    split, state, functions = shared()
     whole = sums_over(batch, [6], functions, state, split)
     parts = sums_over(batch, sizes, functions, state, split)
     np.testing.assert_allclose(parts.output.weight_sum, sum(weights), rtol=1e-6)

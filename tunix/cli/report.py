@@ -32,11 +32,10 @@ def measurement(greedy: evaluation.Evaluation, sampled: evaluation.Evaluation) -
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of ``metrics.jsonl`` that belong to training steps."""
+    """Return the rows of ``metrics.jsonl``."""
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if "train/reward" in row]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def summarize(
@@ -52,12 +51,13 @@ def summarize(
     Args:
         before: The measurement of the untrained model, None if there is nothing to ask.
         after: The same of the trained one.
-        rows: Metrics of every step.
+        rows: All metrics of the run.
         steps: Optimizer steps taken.
         seconds: Time of this process from its start; a run that was continued took longer.
     """
-    spent = sum(row["train/step_time_sec"] for row in rows)
-    tokens = sum(row["train/tokens_per_second"] * row["train/step_time_sec"] for row in rows)
+    timed = [row for row in rows if "train/tokens_per_second" in row]
+    spent = sum(row["train/step_time_sec"] for row in timed)
+    tokens = sum(row["train/tokens_per_second"] * row["train/step_time_sec"] for row in timed)
     return {
         "reward_before": None if before is None else before["reward"],
         "reward_after": None if after is None else after["reward"],
@@ -78,15 +78,22 @@ def curves(
     after: Mapping[str, Any] | None,
 ) -> dict[str, plots.Series]:
     """Return what the picture of the run shows: reward in training, and on held-out questions."""
-    steps = [row["step"] for row in rows]
-    found: dict[str, plots.Series] = {
-        "training, sampled": (steps, [float(row["train/reward"]) for row in rows])
-    }
-    if steps and before is not None and after is not None:
-        ends = [0, steps[-1]]
-        found["held out, sampled"] = (ends, [before["reward"], after["reward"]])
-        found["held out, greedy"] = (ends, [before["greedy_reward"], after["greedy_reward"]])
+    found = {"training, sampled": _series(rows, "train/reward")}
+    if before is None or after is None:
+        return found
+    last_step = max((row["step"] for row in rows), default=0)
+    for name, logged, measured in (
+        ("held out, sampled", "eval/reward", "reward"),
+        ("held out, greedy", "eval/greedy/reward", "greedy_reward"),
+    ):
+        steps, values = _series([row for row in rows if row["step"] < last_step], logged)
+        found[name] = ([0, *steps, last_step], [before[measured], *values, after[measured]])
     return found
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> plots.Series:
+    having = [row for row in rows if key in row]
+    return [row["step"] for row in having], [float(row[key]) for row in having]
 
 
 def print_comparison(

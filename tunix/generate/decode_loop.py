@@ -5,15 +5,20 @@ engine's business. Axes: ``B`` slots, ``S`` positions of the cache, ``C`` steps 
 a block, ``E`` stop tokens, ``V`` vocabulary, ``D`` model width.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
 from tunix.ops import dot, sampling
+
+HostOrDevice = Array | np.ndarray
 
 NO_TOKEN = -1
 """Fills unused places of stop-token arrays; no token has this id."""
@@ -23,15 +28,15 @@ NO_TOKEN = -1
 class SlotSettings:
     """What the request in each slot asks for; filled on the host, read on the device."""
 
-    temperature: Float[Array, " B"]
-    top_k: Int[Array, " B"]
-    top_p: Float[Array, " B"]
-    min_p: Float[Array, " B"]
-    repetition_penalty: Float[Array, " B"]
-    stop_ids: Int[Array, "B E"]
+    temperature: Float[HostOrDevice, " B"]
+    top_k: Int[HostOrDevice, " B"]
+    top_p: Float[HostOrDevice, " B"]
+    min_p: Float[HostOrDevice, " B"]
+    repetition_penalty: Float[HostOrDevice, " B"]
+    stop_ids: Int[HostOrDevice, "B E"]
     """Padded with ``NO_TOKEN``."""
-    max_new_tokens: Int[Array, " B"]
-    request: Int[Array, " B"]
+    max_new_tokens: Int[HostOrDevice, " B"]
+    request: Int[HostOrDevice, " B"]
     """Index of the request within its call; draws depend on it and on nothing else."""
 
 
@@ -133,9 +138,9 @@ def _draw(
     slots, size = state.history.shape
     wanted = sampling.SamplingArrays(
         temperature=jnp.where(state.active, settings.temperature, 0.0),
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        min_p=settings.min_p,
+        top_k=jnp.asarray(settings.top_k),
+        top_p=jnp.asarray(settings.top_p),
+        min_p=jnp.asarray(settings.min_p),
         repetition_penalty=jnp.where(state.active, settings.repetition_penalty, 1.0),
     )
 
@@ -162,12 +167,13 @@ def _record(state: DecodeState, tokens: Int[Array, " B"], settings: SlotSettings
     stopped = jnp.any(tokens[:, None] == settings.stop_ids, axis=1)
     active = state.active & ~stopped & (counts < settings.max_new_tokens)
     rows = jnp.arange(tokens.shape[0])
-    return state.replace(
+    return dataclasses.replace(
+        state,
         counts=counts,
         active=active,
         history=state.history.at[rows, state.cache.lengths].set(tokens, mode="drop"),
         # An idle slot of length 0 makes nobody attend further than needed.
-        cache=state.cache.replace(lengths=jnp.where(active, state.cache.lengths, 0)),
+        cache=dataclasses.replace(state.cache, lengths=jnp.where(active, state.cache.lengths, 0)),
     )
 
 
@@ -183,4 +189,4 @@ def _feed(model: decoder.Decoder, state: DecodeState, tokens: Int[Array, " B"]) 
     _, hidden, cache = jax.lax.while_loop(
         lambda carry: carry[0], run, (jnp.any(state.active), state.hidden, state.cache)
     )
-    return state.replace(hidden=hidden, cache=cache)
+    return dataclasses.replace(state, hidden=hidden, cache=cache)

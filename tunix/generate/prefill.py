@@ -52,10 +52,11 @@ def prefill(
     """
     rows, size = tokens.shape
     cache = cache_lib.init_cache(model.config, rows, size, dtype)
-    hidden, cache = model.hidden(tokens, cache=cache)
+    hidden, filled = model.hidden(tokens, cache=cache)
+    assert filled is not None
     last = jnp.maximum(lengths - 1, 0)
     return Prefilled(
-        cache=cache.replace(lengths=lengths),
+        cache=cache_lib.KVCache(layers=filled.layers, lengths=lengths),
         hidden=jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0],
         tokens=tokens,
     )

@@ -48,7 +48,7 @@ class WeightSync:
         self._is_stacked = model.config.scan_layers
         self._is_fast = dot.resolve_precision(model.config.precision) == "fast"
         self._is_tied = model.config.weight_tying
-        self._shapes = _shapes(nnx.state(model))
+        self._shapes = shapes_of(nnx.state(model))
         self.config = dataclasses.replace(model.config, scan_layers=False)
         self.graphdef: nnx.GraphDef[Any] = _unrolled_graphdef(model)
         self._lay_out = jax.jit(self._lay_out_state)
@@ -65,7 +65,7 @@ class WeightSync:
             WeightMismatchError: Listing every missing, unexpected or misshapen leaf.
         """
         state = nnx.state(source) if isinstance(source, nnx.Module) else source
-        if problems := list(_differences(self._shapes, _shapes(state))):
+        if problems := list(differences(self._shapes, shapes_of(state))):
             raise WeightMismatchError(problems)
         return self._lay_out(state)
 
@@ -93,13 +93,15 @@ def _unrolled_graphdef(model: decoder.Decoder) -> nnx.GraphDef[Any]:
     return nnx.graphdef(unrolled)
 
 
-def _shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+def shapes_of(state: nnx.State) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every leaf by its dotted path."""
     return {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
 
 
-def _differences(
+def differences(
     expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
 ) -> Iterator[str]:
+    """Yield one sentence per leaf that is missing, unexpected or misshapen."""
     for path in sorted(expected.keys() | found.keys()):
         if path not in found:
             yield f"{path} {expected[path]} is missing"

@@ -1,4 +1,4 @@
-"""Grouped-query attention over one row of tokens, and over a key-value cache.
+"""Grouped-query attention within rows of tokens.
 
 Nothing here knows about projections, rope or layers. Heads that share a key head are folded into
 the rows of one product, so keys and values are never repeated, and no ``[T, T]`` array is made for
@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix.ops import dot as dot_lib
 
 QUERY_CHUNK = 256
-KEY_CHUNK = 128
 
 # Far below any score, and finite: inf - inf would be NaN.
 _HIDDEN = -1e30
@@ -119,73 +118,6 @@ def attend(
     return _unfold(jnp.concatenate(outputs, axis=2), q.shape[0] // num_kv_heads)
 
 
-def attend_cached(
-    q: Float[Array, "B T N H"],
-    k_cache: Float[Array, "B S K H"],
-    v_cache: Float[Array, "B S K H"],
-    *,
-    lengths: Int[Array, " B"],
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-    precision: dot_lib.Precision,
-) -> Float[Array, "B T N H"]:
-    """Return attention of new tokens to a cache that already holds their keys, in float32.
-
-    Query ``t`` of row ``b`` has slot ``lengths[b] + t`` and sees the slots up to its own. Only the
-    filled part of the cache is read, whatever its size. Not differentiable.
-
-    Args:
-        q: Queries of the new tokens.
-        k_cache: Keys by slot, in any float dtype.
-        v_cache: Values by slot.
-        lengths: Slots filled in each row before the new tokens.
-        scale: Factor of the scores, applied first.
-        window: How many latest slots are visible, the query's own included.
-        softcap: Bound ``c`` of the scores, as ``c * tanh(score / c)``.
-        precision: How products are computed; the softmax is always float32.
-
-    Raises:
-        ValueError: if ``N`` is not a multiple of ``K``.
-    """
-    batch, length, num_heads, head_dim = q.shape
-    size, num_kv_heads = k_cache.shape[1:3]
-    _check_heads(num_heads, num_kv_heads)
-    group = num_heads // num_kv_heads
-    q = (q * scale).reshape(batch, length, num_kv_heads, group, head_dim)
-    chunk = min(KEY_CHUNK, size)
-    slots = lengths[:, None] + jnp.arange(length)
-
-    def step(i, carry):
-        best, total, out = carry
-        # The last chunk is moved back to end with the cache; its overlap is hidden.
-        start = jnp.minimum(i * chunk, size - chunk)
-        k = jax.lax.dynamic_slice_in_dim(k_cache, start, chunk, axis=1)
-        v = jax.lax.dynamic_slice_in_dim(v_cache, start, chunk, axis=1)
-        scores = _cap(_einsum("btkgh,bskh->bkgts", q, k, precision), softcap)
-        key_slots = start + jnp.arange(chunk)
-        visible = (key_slots <= slots[:, :, None]) & (key_slots >= i * chunk)
-        if window is not None:
-            visible &= slots[:, :, None] - key_slots < window
-        scores = jnp.where(visible[:, None, None], scores, _HIDDEN)
-        new_best = jnp.maximum(best, scores.max(axis=-1))
-        weights = jnp.exp(scores - new_best[..., None])
-        shrink = jnp.exp(best - new_best)
-        total = total * shrink + weights.sum(axis=-1)
-        out = out * shrink[..., None] + _einsum("bkgts,bskh->bkgth", weights, v, precision)
-        return new_best, total, out
-
-    rows = (batch, num_kv_heads, group, length)
-    init = (jnp.full(rows, _LEAST_MAXIMUM), jnp.zeros(rows), jnp.zeros((*rows, head_dim)))
-    end = jnp.minimum((jnp.max(lengths) + length + chunk - 1) // chunk, -(-size // chunk))
-    first = jnp.int32(0)
-    if window is not None:
-        first = jnp.maximum(jnp.min(lengths) - window + 1, 0) // chunk
-    _, total, out = jax.lax.fori_loop(first, end, step, init)
-    out = out / jnp.where(total == 0.0, 1.0, total)[..., None]
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, num_heads, head_dim)
-
-
 def _check_heads(num_heads: int, num_kv_heads: int) -> None:
     if num_heads % num_kv_heads:
         raise ValueError(
@@ -239,19 +171,3 @@ def _masked_softmax(scores: Array, mask: Array) -> Array:
 
 def _cap(scores: Array, softcap: float | None) -> Array:
     return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
-
-
-def _einsum(equation: str, a: Array, b: Array, precision: dot_lib.Precision) -> Array:
-    if precision == "exact":
-        return jnp.einsum(
-            equation,
-            a.astype(jnp.float32),
-            b.astype(jnp.float32),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-    return jnp.einsum(
-        equation,
-        a.astype(jnp.bfloat16),
-        b.astype(jnp.bfloat16),
-        preferred_element_type=jnp.float32,
-    )

@@ -88,7 +88,9 @@ class ClusterConfig(config_lib.Config):
     @property
     def mesh(self) -> Mesh | None:
         """The mesh of all roles, if one is given."""
-        return next(iter(self.role_to_mesh.values()), None)
+        mesh = next(iter(self.role_to_mesh.values()), None)
+        # jax.make_mesh makes axes whose sharding every operation must name; ours is propagated.
+        return None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
 
     @property
     def engine_class(self) -> type[base_rollout.BaseRollout]:

@@ -73,8 +73,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         self.completions_log = completions_log.CompletionsLog(
             None if options is None else options.directory / "completions.jsonl"
         )
-        restored = self._trainer.restored_metadata
-        self.global_steps = 0 if restored is None else int(restored["global_steps"])
+        self.global_steps = _restored_steps(rl_cluster)
         """Rollouts trained on, those before a resume included."""
 
     @property
@@ -246,3 +245,17 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             skip_dead=self.skips_dead_sequences,
             num_shards=self.rl_cluster.data_parallelism,
         )
+
+
+def _restored_steps(cluster: rl_cluster.RLCluster) -> int:
+    """Return how many rollouts the restored checkpoint has behind it; 0 for a new run."""
+    restored = cluster.actor_trainer.restored_metadata
+    if restored is None:
+        return 0
+    if "global_steps" not in restored:
+        directory = cluster.config.training_config.checkpoint_root_directory
+        raise ValueError(
+            f"the checkpoint in {directory} was not saved by reinforcement learning, so it does "
+            "not say how many rollouts it has behind it; choose another checkpoint_root_directory"
+        )
+    return int(restored["global_steps"])

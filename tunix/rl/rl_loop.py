@@ -18,6 +18,7 @@ SHOWN_METRICS = (
     "reward",
     "loss",
     "kl",
+    "mismatch_kl",
     "completion_length",
     "tokens_per_second",
     *(f"time/{phase}" for phase in PHASES),

@@ -61,6 +61,9 @@ def save_curves(
     for i, (name, (steps, values)) in enumerate(series.items()):
         color = _COLORS[i % len(_COLORS)]
         points = max(1, len(values) // 10) if window is None else window
+        if len(values) < 3:  # a line would tell of what happened in between
+            axes.plot(steps, values, "o", color=color, markersize=7, label=name)
+            continue
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=1)
         axes.plot(steps, smoothed(values, window=points), color=color, linewidth=2.2, label=name)
     axes.set_title(title, loc="left", color=_INK, fontsize=13, fontweight="bold", pad=12)

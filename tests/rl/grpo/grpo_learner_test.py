@@ -7,6 +7,7 @@ from flax import nnx
 
 from tests.rl import helpers
 from tunix.models import lora
+from tunix.perf import compile_counter
 from tunix.rl import batching, common, experience, rewards, rl_cluster
 from tunix.utils import config as config_lib
 
@@ -207,6 +208,18 @@ def test_advantages_must_be_finite():
 def test_no_data_is_an_error():
     with pytest.raises(ValueError, match="train_ds has no batch"):
         helpers.make_learner(helpers.make_cluster()).train([])
+
+
+def test_nothing_compiles_once_the_shapes_are_known():
+    # Prompts, rewards and draws differ from step to step; settings keep all groups alive.
+    cluster = helpers.make_cluster(rollout=dataclasses.replace(helpers.ROLLOUT, eos_tokens=[]))
+    learner = helpers.make_learner(cluster, advantage_estimator=lambda r: r + 1.0)
+    prompts = [["AB", "CDEF", "3"], ["9", "A:B", "5555"], ["ABC", "7", "F"], ["CC", "ABCD", "1"]]
+    learner.train_on({"prompts": prompts[0]})
+    with compile_counter.CompileCounter() as counter:
+        for batch in prompts[1:]:
+            learner.train_on({"prompts": batch})
+    assert counter.count == 0, counter.names
 
 
 def test_steps_can_run_without_compilation():

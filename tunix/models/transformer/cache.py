@@ -7,27 +7,27 @@ overwritten when the row grows, so right-padded prompts need no clean-up.
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from tunix.models.transformer import config as config_lib
+from tunix.ops import cached_attention
 
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer (or of all, with a leading axis, in a scanned model)."""
+    """Keys and values of one layer (or of all, with a leading axis, in a scanned model).
 
-    k: Float[Array, "*L B S K H"]
-    v: Float[Array, "*L B S K H"]
+    Stored as :mod:`tunix.ops.cached_attention` likes to read them.
+    """
+
+    k: Num[Array, "*L B K H S"]
+    v: Num[Array, "*L B K S H"]
 
     def write(
         self, k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], slots: Int[Array, "B T"]
     ) -> "LayerCache":
-        """Return the cache with the new tokens at ``slots``; slots past the end are dropped."""
-        rows = jnp.arange(k.shape[0])[:, None]
-        return LayerCache(
-            k=self.k.at[rows, slots].set(k.astype(self.k.dtype), mode="drop"),
-            v=self.v.at[rows, slots].set(v.astype(self.v.dtype), mode="drop"),
-        )
+        """Return the cache with new keys and values at ``slots``; slots past the end are dropped."""
+        return LayerCache(*cached_attention.write(self.k, self.v, k, v, slots))
 
 
 @flax.struct.dataclass
@@ -46,12 +46,14 @@ def init_cache(
     dtype: jnp.dtype = jnp.float32,
 ) -> KVCache:
     """Return an empty cache of ``cache_size`` slots a row, in the layout of ``config``."""
-    shape = (batch_size, cache_size, config.num_kv_heads, config.head_dim)
-
-    def empty(shape: tuple[int, ...]) -> LayerCache:
-        return LayerCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
-
     lengths = jnp.zeros((batch_size,), jnp.int32)
+
+    def empty() -> LayerCache:
+        heads, width = config.num_kv_heads, config.head_dim
+        return LayerCache(*cached_attention.empty(batch_size, cache_size, heads, width, dtype))
+
     if config.scan_layers:
-        return KVCache(layers=empty((config.num_layers, *shape)), lengths=lengths)
-    return KVCache(layers=tuple(empty(shape) for _ in range(config.num_layers)), lengths=lengths)
+        one = empty()
+        k, v = (jnp.zeros((config.num_layers, *x.shape), x.dtype) for x in (one.k, one.v))
+        return KVCache(layers=LayerCache(k=k, v=v), lengths=lengths)
+    return KVCache(layers=tuple(empty() for _ in range(config.num_layers)), lengths=lengths)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import projection
-from tunix.ops import attention, norm, rope
+from tunix.ops import attention, cached_attention, norm, rope
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,9 @@ class Attention(nnx.Module):
             )
         else:
             cache = cache.write(k, v, context.positions)
-            out = attention.attend_cached(q, cache.k, cache.v, lengths=context.lengths, **settings)
+            out = cached_attention.attend_cached(
+                q, cache.k, cache.v, lengths=context.lengths, **settings
+            )
         return self.o_proj(out.reshape(*x.shape[:2], -1), adapters=adapters), cache
 
 
