@@ -14,7 +14,8 @@ HEADS = {"MHA": (4, 4), "GQA": (6, 2), "MQA": (3, 1)}
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     """Cross every chunk boundary with short rows."""
-    monkeypatch.setattr(attention, "QUERY_CHUNK", 8)
+    monkeypatch.setattr(attention, "LEAST_CHUNK", 8)
+    monkeypatch.setattr(attention, "GREATEST_CHUNK", 8)
 
 
 def qkv(length, heads=(6, 2), batch=BATCH, seed=0):
@@ -222,7 +223,7 @@ def test_fast_mode_stays_within_bfloat16_error(length):
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_scores_of_long_rows_are_never_held_at_once(precision, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_CHUNK", 64)
+    monkeypatch.setattr(attention, "GREATEST_CHUNK", 64)
     length = 1024
     shapes = [jax.ShapeDtypeStruct((1, length, 4, 8), jnp.float32)] * 3
 

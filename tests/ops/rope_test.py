@@ -124,7 +124,7 @@ def test_llama3_keeps_fast_angles_and_stretches_slow_ones():
 
 
 def test_an_odd_head_is_refused():
-    with pytest.raises(ValueError, match="head_dim must be even .* got 7"):
+    with pytest.raises(ValueError, match=r"head_dim must be even .* got 7"):
         rope.rope_frequencies(7, 10_000.0, None)
 
 

@@ -2,57 +2,25 @@
 
 Nothing here knows about projections, rope or layers. Heads that share a key head are folded into
 the rows of one product, so keys and values are never repeated, and no ``[T, T]`` array is made for
-long rows. Axes: ``B`` rows, ``T`` query tokens, ``S`` cache slots, ``N`` query heads, ``K`` key
-heads, ``G = N / K``, ``H`` head width.
+long rows. Axes: ``B`` rows, ``T`` tokens, ``N`` query heads, ``K`` key heads, ``G = N / K``, ``H``
+head width; ``n`` chunks of ``t`` tokens.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tunix.ops import attention_tiles, tiled_attention
 from tunix.ops import dot as dot_lib
 
-QUERY_CHUNK = 256
+LEAST_CHUNK, GREATEST_CHUNK = 64, 256
+"""Tokens of a chunk: small ones skip more of what is hidden, big ones multiply faster."""
 
-# Far below any score, and finite: inf - inf would be NaN.
-_HIDDEN = -1e30
-# Rows that see nothing get this maximum, so that exp(_HIDDEN - maximum) is exactly 0.
-_LEAST_MAXIMUM = -1e20
+TILE_SCORES = 600_000
+"""Scores of a tile over all rows and heads that still stay in the cache of a CPU."""
 
-
-@dataclasses.dataclass(frozen=True)
-class _Visibility:
-    """What decides, besides row order, which keys a query sees."""
-
-    positions: Array | None
-    segment_ids: Array | None
-    prefix_ids: Array | None
-    attention_mask: Array | None
-    window: int | None
-
-    def mask(self, queries: slice, keys: slice) -> Bool[Array, "#B T S"]:
-        """Return which of ``keys`` each of ``queries`` sees (contiguous index ranges)."""
-        query_index = jnp.arange(queries.start, queries.stop)[:, None]
-        key_index = jnp.arange(keys.start, keys.stop)[None, :]
-        visible = (key_index <= query_index)[None]
-        if self.window is not None:
-            if self.positions is None:
-                age = (query_index - key_index)[None]
-            else:
-                age = self.positions[:, queries, None] - self.positions[:, None, keys]
-            visible = visible & (age < self.window)
-        if self.segment_ids is not None:
-            query_segment = self.segment_ids[:, queries, None]
-            key_segment = self.segment_ids[:, None, keys]
-            together = key_segment == query_segment
-            if self.prefix_ids is not None:
-                together |= key_segment == self.prefix_ids[:, queries, None]
-            visible = visible & together & (query_segment != 0) & (key_segment != 0)
-        if self.attention_mask is not None:
-            visible = visible & self.attention_mask[:, queries, keys]
-        return visible
+ACCELERATOR_CHUNK = 1024
+"""Tokens of a chunk on a GPU or TPU, where starting a product costs more than its waste."""
 
 
 def attend(
@@ -92,82 +60,69 @@ def attend(
     Raises:
         ValueError: if ``N`` is not a multiple of ``K``, or ``prefix_ids`` comes alone.
     """
-    length, num_heads, num_kv_heads = q.shape[1], q.shape[2], k.shape[2]
-    _check_heads(num_heads, num_kv_heads)
-    if prefix_ids is not None and segment_ids is None:
-        raise ValueError("prefix_ids name segments, so they need segment_ids; pass both or neither")
-    visibility = _Visibility(positions, segment_ids, prefix_ids, attention_mask, window)
-    q = _fold_queries(q * scale, num_kv_heads)
-    k, v = _fold_keys(k), _fold_keys(v)
-
-    def chunk(q: Array, k: Array, v: Array, mask: Array) -> Array:
-        return _attend_chunk(q, k, v, mask, softcap, precision)
-
-    outputs = []
-    for start in range(0, length, QUERY_CHUNK):
-        queries = slice(start, min(start + QUERY_CHUNK, length))
-        oldest = 0
-        if window is not None and positions is None:
-            oldest = max(0, start - window + 1)
-        keys = slice(oldest, queries.stop)
-        # Recompute the scores of a chunk in its backward pass: keeping them all is [T, T].
-        run = chunk if length <= QUERY_CHUNK else jax.checkpoint(chunk)
-        outputs.append(
-            run(q[:, :, queries], k[:, keys], v[:, keys], visibility.mask(queries, keys))
-        )
-    return _unfold(jnp.concatenate(outputs, axis=2), q.shape[0] // num_kv_heads)
-
-
-def _check_heads(num_heads: int, num_kv_heads: int) -> None:
+    batch, length, num_heads, _ = q.shape
+    num_kv_heads = k.shape[2]
     if num_heads % num_kv_heads:
         raise ValueError(
             f"query heads must be a multiple of key heads, got {num_heads} and {num_kv_heads}"
         )
+    if prefix_ids is not None and segment_ids is None:
+        raise ValueError("prefix_ids name segments, so they need segment_ids; pass both or neither")
+    size = _chunk_size(length, batch * num_heads)
+    if attention_mask is not None:
+        spare = -length % size
+        attention_mask = jnp.pad(attention_mask, ((0, 0), (0, spare), (0, spare)))
+    rules = attention_tiles.Rules(
+        positions=None if positions is None or window is None else _chunks(positions, size),
+        segment_ids=None if segment_ids is None else _chunks(segment_ids, size),
+        prefix_ids=None if prefix_ids is None else _chunks(prefix_ids, size),
+        attention_mask=attention_mask,
+    )
+    settings = tiled_attention.Settings(
+        batch=batch, window=window, softcap=softcap, precision=precision
+    )
+    out = tiled_attention.tiled_attention(
+        settings,
+        _fold_queries(_chunks(q * scale, size), num_kv_heads),
+        _fold_keys(_chunks(k, size)),
+        _fold_keys(_chunks(v, size)),
+        rules,
+    )
+    return _unfold(out, batch)[:, :length]
 
 
-def _fold_queries(q: Array, num_kv_heads: int) -> Float[Array, "BK G T H"]:
-    batch, length, num_heads, head_dim = q.shape
-    group = num_heads // num_kv_heads
-    q = q.reshape(batch, length, num_kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
-    return q.reshape(batch * num_kv_heads, group, length, head_dim)
+def _chunk_size(length: int, rows: int) -> int:
+    """Return the tokens of a chunk, such that equal chunks leave little padding."""
+    if jax.default_backend() == "cpu":
+        limit = GREATEST_CHUNK
+        while limit > LEAST_CHUNK and rows * limit * limit > TILE_SCORES:
+            limit //= 2
+    else:
+        limit = ACCELERATOR_CHUNK
+    if length <= limit:
+        return length
+    num_chunks = -(-length // limit)
+    return -(-length // (8 * num_chunks)) * 8
 
 
-def _fold_keys(k: Array) -> Float[Array, "BK T H"]:
-    batch, length, num_kv_heads, head_dim = k.shape
-    return k.transpose(0, 2, 1, 3).reshape(batch * num_kv_heads, length, head_dim)
+def _chunks(x: Array, size: int) -> Array:
+    """Return ``[B, T, ...]`` as ``[n, B, t, ...]``, padded with zeros at the end of each row."""
+    padding = [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, padding).reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
 
 
-def _unfold(out: Float[Array, "BK G T H"], batch: int) -> Float[Array, "B T N H"]:
-    _, group, length, head_dim = out.shape
-    out = out.reshape(batch, -1, group, length, head_dim).transpose(0, 3, 1, 2, 4)
-    return out.reshape(batch, length, -1, head_dim)
+def _fold_queries(q: Float[Array, "n B t N H"], num_kv_heads: int) -> Float[Array, "n BK G t H"]:
+    chunks, batch, size, num_heads, width = q.shape
+    q = q.reshape(chunks, batch, size, num_kv_heads, num_heads // num_kv_heads, width)
+    return q.transpose(0, 1, 3, 4, 2, 5).reshape(chunks, batch * num_kv_heads, -1, size, width)
 
 
-def _attend_chunk(
-    q: Float[Array, "BK G T H"],
-    k: Float[Array, "BK S H"],
-    v: Float[Array, "BK S H"],
-    mask: Bool[Array, "#B T S"],
-    softcap: float | None,
-    precision: dot_lib.Precision,
-) -> Float[Array, "BK G T H"]:
-    folded, group, length, head_dim = q.shape
-    rows = q.reshape(folded, group * length, head_dim)
-    scores = _cap(dot_lib.batched_dot_nt(rows, k, precision=precision), softcap)
-    heads = folded // mask.shape[0] if mask.shape[0] > 1 else 1
-    scores = scores.reshape(-1, heads * group, length, k.shape[1])
-    weights = _masked_softmax(scores, mask[:, None])
-    weights = weights.reshape(folded, group * length, k.shape[1])
-    return dot_lib.batched_dot_nn(weights, v, precision=precision).reshape(q.shape)
+def _fold_keys(k: Float[Array, "n B t K H"]) -> Float[Array, "n BK t H"]:
+    chunks, batch, size, num_kv_heads, width = k.shape
+    return k.transpose(0, 1, 3, 2, 4).reshape(chunks, batch * num_kv_heads, size, width)
 
 
-def _masked_softmax(scores: Array, mask: Array) -> Array:
-    scores = jnp.where(mask, scores, _HIDDEN)
-    maximum = jnp.maximum(scores.max(axis=-1, keepdims=True), _LEAST_MAXIMUM)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(maximum))
-    total = weights.sum(axis=-1, keepdims=True)
-    return weights / jnp.where(total == 0.0, 1.0, total)
-
-
-def _cap(scores: Array, softcap: float | None) -> Array:
-    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+def _unfold(out: Float[Array, "n BK G t H"], batch: int) -> Float[Array, "B nt N H"]:
+    chunks, _, group, size, width = out.shape
+    out = out.reshape(chunks, batch, -1, group, size, width).transpose(1, 0, 4, 2, 3, 5)
+    return out.reshape(batch, chunks * size, -1, width)

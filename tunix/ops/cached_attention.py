@@ -27,7 +27,7 @@ _LEAST_MAXIMUM = -1e20
 
 
 def empty(
-    batch: int, size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
+    batch: int, size: int, num_kv_heads: int, head_dim: int, dtype: jax.typing.DTypeLike
 ) -> tuple[Num[Array, "B K H S"], Num[Array, "B K S H"]]:
     """Return keys and values of ``size`` slots a row; nothing is in them."""
     stored = jnp.uint16 if jnp.dtype(dtype) == jnp.bfloat16 else dtype

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 import optax
 from jax.sharding import Mesh
 
+from tunix.models.transformer import sharding
 from tunix.rl import roles
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 from tunix.sft import training_config
@@ -89,8 +90,7 @@ class ClusterConfig(config_lib.Config):
     def mesh(self) -> Mesh | None:
         """The mesh of all roles, if one is given."""
         mesh = next(iter(self.role_to_mesh.values()), None)
-        # jax.make_mesh makes axes whose sharding every operation must name; ours is propagated.
-        return None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
+        return None if mesh is None else sharding.with_propagated_axes(mesh)
 
     @property
     def engine_class(self) -> type[base_rollout.BaseRollout]:

@@ -6,7 +6,7 @@ gradient depends on how a batch was split into micro-batches, padded, packed or 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import flax.struct
 import jax
@@ -31,7 +31,7 @@ class LossOutput:
     """Metrics of which the largest counts, such as the worst deviation of any token."""
 
     @classmethod
-    def from_scalar(cls, loss: Any, metrics: Mapping[str, Any] | None = None) -> Self:
+    def from_scalar(cls, loss: Any, metrics: Mapping[str, Any] | None = None) -> "LossOutput":
         """Return a plain scalar loss as one unit of weight.
 
         Args:
@@ -46,7 +46,7 @@ class LossOutput:
             metrics={name: _pair(name, value) for name, value in (metrics or {}).items()},
         )
 
-    def add(self, other: Self) -> Self:
+    def add(self, other: "LossOutput") -> "LossOutput":
         """Return the sums over the examples of both.
 
         Raises:

@@ -40,3 +40,11 @@ def test_a_sharded_model_computes_the_same_logits():
     sharding.shard_model(model, mesh)
     assert model.embed_tokens.w[...].sharding.spec == PartitionSpec("tp", "fsdp")
     np.testing.assert_allclose(model(tokens)[0], expected, atol=1e-6)
+
+
+def test_a_mesh_of_explicit_axes_is_taken_as_one_that_propagates():
+    model = decoder_lib.Decoder(decoder_test.TINY, rngs=nnx.Rngs(0))
+    tokens = decoder_test.tokens_of(2, 5)
+    expected = model(tokens)[0]
+    sharding.shard_model(model, jax.make_mesh((1, 1), ("fsdp", "tp")))
+    np.testing.assert_allclose(jax.jit(lambda m: m(tokens)[0])(model), expected, atol=1e-6)

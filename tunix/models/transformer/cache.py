@@ -26,7 +26,7 @@ class LayerCache:
     def write(
         self, k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], slots: Int[Array, "B T"]
     ) -> "LayerCache":
-        """Return the cache with new keys and values at ``slots``; slots past the end are dropped."""
+        """Return the cache with the new tokens at ``slots``; slots past the end are dropped."""
         return LayerCache(*cached_attention.write(self.k, self.v, k, v, slots))
 
 

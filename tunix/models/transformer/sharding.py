@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Rules = Mapping[str, str | None]
 """Mesh axis for every kind of dimension; ``None`` replicates it."""
@@ -32,6 +32,15 @@ class ShardingError(ValueError):
         )
 
 
+def with_propagated_axes(mesh: Mesh) -> Mesh:
+    """Return the same devices with axes along which shardings are propagated.
+
+    ``jax.make_mesh`` makes axes whose sharding every operation must name; a model
+    written for one device and for many leaves that to the compiler.
+    """
+    return mesh if isinstance(mesh, AbstractMesh) else Mesh(mesh.devices, mesh.axis_names)
+
+
 def partition_spec(
     axes: tuple[str | None, ...], rules: Rules, mesh_shape: Mapping[str, int]
 ) -> PartitionSpec:
@@ -46,6 +55,7 @@ def state_shardings(state: nnx.State, mesh: Mesh, rules: Rules = FSDP_TP) -> Any
     Raises:
         ShardingError: Listing every parameter whose dimension a mesh axis does not divide.
     """
+    mesh = with_propagated_axes(mesh)
     problems: list[str] = []
     placed = []
     for path, variable in nnx.to_flat_state(state):

@@ -1,0 +1,171 @@
+"""Softmax attention a tile at a time, forward and backward, with exact skipping of empty tiles.
+
+The scores of a row of tokens never exist at once: the forward pass keeps a running softmax over
+chunks of keys and saves one normaliser per query; the backward pass computes each tile again
+(FlashAttention-2, arXiv:2307.08691). The loops are loops of the compiled program, so temporaries
+are those of one tile and compile time does not grow with the length. Axes: ``n`` chunks of ``t``
+tokens, ``R`` rows times key heads, ``G`` query heads of a key head, ``H`` head width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tunix.ops import attention_tiles
+from tunix.ops import dot as dot_lib
+
+# Far below any score, and finite: inf - inf would be NaN.
+_HIDDEN = -1e30
+# Rows that see nothing get this maximum, so that exp(_HIDDEN - maximum) is exactly 0.
+_LEAST_MAXIMUM = -1e20
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The static part of :func:`tiled_attention`."""
+
+    batch: int
+    window: int | None
+    softcap: float | None
+    precision: dot_lib.Precision
+
+
+def tiled_attention(
+    settings: Settings,
+    q: Float[Array, "n R G t H"],
+    k: Float[Array, "n R t H"],
+    v: Float[Array, "n R t H"],
+    rules: attention_tiles.Rules,
+) -> Float[Array, "n R G t H"]:
+    """Return attention of scaled queries, chunk by chunk, in float32.
+
+    Args:
+        settings: Static settings; ``R`` is ``batch`` rows times key heads, rows first.
+        q: Queries, already scaled.
+        k: Keys.
+        v: Values.
+        rules: What hides keys besides row order.
+    """
+    return _tiled_attention(settings, q, k, v, rules)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tiled_attention(settings, q, k, v, rules) -> Any:
+    return _forward(settings, q, k, v, rules)[0]
+
+
+def _forward(settings, q, k, v, rules):
+    num_chunks, rows, group, size, width = q.shape
+    keep = attention_tiles.needed(rules, num_chunks, size=size, window=settings.window)
+    plan = attention_tiles.plan(keep)
+
+    def attend_chunk(_, chunk):
+        i, q_i = chunk
+        q_i = q_i.reshape(rows, group * size, width)
+
+        def add_keys(step, carry):
+            best, total, out = carry
+            j = plan.order[i, step]
+            scores = dot_lib.batched_dot_nt(q_i, k[j], precision=settings.precision)
+            scores = _cap(scores, settings.softcap)
+            seen = attention_tiles.visible(rules, i, j, size=size, window=settings.window)
+            scores = _mask(scores, seen, settings.batch, _HIDDEN)
+            new_best = jnp.maximum(best, scores.max(axis=-1))
+            weights = jnp.exp(scores - new_best[..., None])
+            shrink = jnp.exp(best - new_best)
+            total = total * shrink + weights.sum(axis=-1)
+            update = dot_lib.batched_dot_nn(weights, v[j], precision=settings.precision)
+            return new_best, total, out * shrink[..., None] + update
+
+        shape = (rows, group * size)
+        init = (jnp.full(shape, _LEAST_MAXIMUM), jnp.zeros(shape), jnp.zeros((*shape, width)))
+        best, total, out = _repeat(num_chunks, plan.counts[i], add_keys, init)
+        total = jnp.where(total == 0.0, 1.0, total)
+        return None, ((out / total[..., None]).reshape(q.shape[1:]), best + jnp.log(total))
+
+    _, (out, normalizer) = _over_chunks(attend_chunk, None, (jnp.arange(num_chunks), q))
+    return out, (q, k, v, rules, out, normalizer)
+
+
+def _backward(settings, residuals, d_out):
+    q, k, v, rules, out, normalizer = residuals
+    num_chunks, rows, group, size, width = q.shape
+    keep = attention_tiles.needed(rules, num_chunks, size=size, window=settings.window)
+    plan = attention_tiles.plan(keep.T)
+    flat = (num_chunks, rows, group * size, width)
+    # What the softmax subtracts from the cotangent of every weight of a query.
+    common = (d_out * out).sum(axis=-1).reshape(normalizer.shape)
+    q, d_out = q.reshape(flat), d_out.reshape(flat)
+    product_nt = functools.partial(dot_lib.batched_dot_nt, precision=settings.precision)
+    product_nn = functools.partial(dot_lib.batched_dot_nn, precision=settings.precision)
+
+    def pull_chunk(d_q, chunk):
+        j, k_j, v_j = chunk
+
+        def add_queries(step, carry):
+            d_q, d_k, d_v = carry
+            i = plan.order[j, step]
+            # Keys come first: three of the five products then need no transposition.
+            scores = product_nt(k_j, q[i])
+            capped = _cap(scores, settings.softcap)
+            seen = attention_tiles.visible(rules, i, j, size=size, window=settings.window)
+            weights = jnp.exp(capped - normalizer[i][:, None, :])
+            weights = _mask(weights, seen.swapaxes(1, 2), settings.batch, 0.0, keys_first=True)
+            d_scores = weights * (product_nt(v_j, d_out[i]) - common[i][:, None, :])
+            if settings.softcap is not None:
+                d_scores = d_scores * (1.0 - (capped / settings.softcap) ** 2)
+            d_v = d_v + product_nn(weights, d_out[i])
+            d_k = d_k + product_nn(d_scores, q[i])
+            d_q_i = product_nn(dot_lib.transposed(_operand(d_scores, settings)), k_j)
+            return d_q.at[i].add(d_q_i), d_k, d_v
+
+        init = (d_q, jnp.zeros(k_j.shape, jnp.float32), jnp.zeros(v_j.shape, jnp.float32))
+        d_q, d_k, d_v = _repeat(num_chunks, plan.counts[j], add_queries, init)
+        return d_q, (d_k, d_v)
+
+    chunks = (jnp.arange(num_chunks), k, v)
+    d_q, (d_k, d_v) = _over_chunks(pull_chunk, jnp.zeros(flat, jnp.float32), chunks)
+    d_q = d_q.reshape(out.shape)
+    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+
+
+_tiled_attention.defvjp(_forward, _backward)
+
+
+def _repeat(num_chunks: int, count: Array, body: Callable, init: tuple) -> tuple:
+    """Run ``body`` ``count`` times; with a single chunk there is one tile and no loop."""
+    return body(0, init) if num_chunks == 1 else jax.lax.fori_loop(0, count, body, init)
+
+
+def _over_chunks(body: Callable, carry: Array | None, chunks: tuple) -> tuple:
+    if chunks[0].shape[0] > 1:
+        return jax.lax.scan(body, carry, chunks)
+    carry, outputs = body(carry, jax.tree.map(lambda x: x[0], chunks))
+    return carry, jax.tree.map(lambda x: x[None], outputs)
+
+
+def _mask(
+    tile: Float[Array, "R X Y"], seen: Array, batch: int, value: float, *, keys_first: bool = False
+) -> Float[Array, "R X Y"]:
+    """Return the tile with ``value`` where ``seen [#B t t]`` is False for a head's row."""
+    rows, height, width = tile.shape
+    if keys_first:
+        grouped = tile.reshape(batch, rows // batch, height, -1, seen.shape[2])
+        seen = seen[:, None, :, None, :]
+    else:
+        grouped = tile.reshape(batch, rows // batch, -1, seen.shape[1], width)
+        seen = seen[:, None, None]
+    return jnp.where(seen, grouped, value).reshape(tile.shape)
+
+
+def _operand(x: Array, settings: Settings) -> Array:
+    return x.astype(jnp.bfloat16) if settings.precision == "fast" else x
+
+
+def _cap(scores: Array, softcap: float | None) -> Array:
+    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
