@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 import harness
 
@@ -23,7 +24,10 @@ STATEMENTS = (
 
 def cpu_seconds(python: str, statement: str) -> float:
     """Return user and system seconds of a process that runs ``statement``."""
-    process = subprocess.Popen([python, "-c", statement], stderr=subprocess.DEVNULL)
+    # Elsewhere: python -c looks for modules in the working directory first.
+    process = subprocess.Popen(
+        [python, "-c", statement], stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir()
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{python} -c {statement!r} failed")

@@ -48,8 +48,8 @@ def resolve_precision(precision: str) -> Precision:
 
 
 def dot(
-    x: Float[Array, "*rows K"], w: Float[Array, "K N"], *, precision: Precision
-) -> Float[Array, "*rows N"]:
+    x: Float[Array, "... K"], w: Float[Array, "K N"], *, precision: Precision
+) -> Float[Array, "... N"]:
     """Return ``x @ w`` in float32; the cotangents have the dtypes of ``x`` and ``w``."""
     rows = x.reshape(-1, x.shape[-1])
     if precision == "exact":
@@ -60,8 +60,8 @@ def dot(
 
 
 def dot_nt(
-    x: Float[Array, "*rows K"], w: Float[Array, "N K"], *, precision: Precision
-) -> Float[Array, "*rows N"]:
+    x: Float[Array, "... K"], w: Float[Array, "N K"], *, precision: Precision
+) -> Float[Array, "... N"]:
     """Return ``x @ w.T`` in float32: :func:`dot` for a weight stored output-first."""
     rows = x.reshape(-1, x.shape[-1])
     if precision == "exact":
@@ -119,9 +119,11 @@ def transposed(x: Array) -> Array:
     return layout.with_layout_constraint(swapped, layout.Layout(tuple(range(x.ndim))))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _fast_dot(x: Array, w: Array, x_dtype: np.dtype, w_dtype: np.dtype) -> Array:
+def _fast_dot_forward(x: Array, w: Array, x_dtype: np.dtype, w_dtype: np.dtype) -> Array:
     return _bf16(x, w, ((1,), (0,)))
+
+
+_fast_dot = jax.custom_vjp(_fast_dot_forward, nondiff_argnums=(2, 3))
 
 
 def _fast_dot_fwd(x, w, x_dtype, w_dtype):
@@ -140,9 +142,11 @@ def _fast_dot_bwd(x_dtype, w_dtype, residuals, g):
 _fast_dot.defvjp(_fast_dot_fwd, _fast_dot_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _fast_dot_nt(x: Array, w: Array, x_dtype: np.dtype, w_dtype: np.dtype) -> Array:
+def _fast_dot_nt_forward(x: Array, w: Array, x_dtype: np.dtype, w_dtype: np.dtype) -> Array:
     return _bf16(x, w, ((1,), (1,)))
+
+
+_fast_dot_nt = jax.custom_vjp(_fast_dot_nt_forward, nondiff_argnums=(2, 3))
 
 
 def _fast_dot_nt_fwd(x, w, x_dtype, w_dtype):
@@ -161,9 +165,11 @@ def _fast_dot_nt_bwd(x_dtype, w_dtype, residuals, g):
 _fast_dot_nt.defvjp(_fast_dot_nt_fwd, _fast_dot_nt_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _fast_batched_nt(a: Array, b: Array, a_dtype: np.dtype, b_dtype: np.dtype) -> Array:
+def _fast_batched_nt_forward(a: Array, b: Array, a_dtype: np.dtype, b_dtype: np.dtype) -> Array:
     return _bf16(a, b, ((2,), (2,)), batch=True)
+
+
+_fast_batched_nt = jax.custom_vjp(_fast_batched_nt_forward, nondiff_argnums=(2, 3))
 
 
 def _fast_batched_nt_fwd(a, b, a_dtype, b_dtype):
@@ -182,9 +188,11 @@ def _fast_batched_nt_bwd(a_dtype, b_dtype, residuals, g):
 _fast_batched_nt.defvjp(_fast_batched_nt_fwd, _fast_batched_nt_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _fast_batched_nn(a: Array, b: Array, a_dtype: np.dtype, b_dtype: np.dtype) -> Array:
+def _fast_batched_nn_forward(a: Array, b: Array, a_dtype: np.dtype, b_dtype: np.dtype) -> Array:
     return _bf16(a, b, ((2,), (1,)), batch=True)
+
+
+_fast_batched_nn = jax.custom_vjp(_fast_batched_nn_forward, nondiff_argnums=(2, 3))
 
 
 def _fast_batched_nn_fwd(a, b, a_dtype, b_dtype):

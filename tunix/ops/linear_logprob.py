@@ -6,7 +6,6 @@ memory does not grow with ``N * V``. Nothing here knows about models, batches or
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -190,9 +189,11 @@ def _products_of_logit_grads(
     return d_hidden, dot_lib.dot(dot_lib.transposed(grads), hidden, precision="fast")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logprob(settings, hidden, head, targets, inverse_temperature):
+def _logprob_forward(settings, hidden, head, targets, inverse_temperature):
     return _logprob_fwd(settings, hidden, head, targets, inverse_temperature)[0]
+
+
+_logprob = jax.custom_vjp(_logprob_forward, nondiff_argnums=(0,))
 
 
 def _logprob_fwd(settings, hidden, head, targets, inverse_temperature):
@@ -259,8 +260,7 @@ def _token_losses(settings, logits, targets):
     return losses, logps, normalizer
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(settings, hidden, head, targets, weights):
+def _cross_entropy_forward(settings, hidden, head, targets, weights):
     operand = _operand(head, settings.precision)
 
     def body(total, chunk):
@@ -271,6 +271,9 @@ def _cross_entropy(settings, hidden, head, targets, weights):
     chunks = tuple(_chunked(x, settings.chunk) for x in (hidden, targets, weights))
     total, logps = jax.lax.scan(body, jnp.float32(0.0), chunks)
     return total, _joined(logps, hidden.shape[0])
+
+
+_cross_entropy = jax.custom_vjp(_cross_entropy_forward, nondiff_argnums=(0,))
 
 
 def _cross_entropy_fwd(settings, hidden, head, targets, weights):
