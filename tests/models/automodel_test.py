@@ -11,6 +11,7 @@ from tests.models import gguf_writer, hf_llama
 from tunix.models import automodel, naming, sources
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
+from tunix.models.transformer import sharding
 from tunix.utils import config as config_lib
 
 AutoModel = automodel.AutoModel
@@ -69,7 +70,7 @@ def test_an_unusable_dtype_is_a_config_error(folder):
 def test_a_mesh_gets_the_model(folder):
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"))
     model, _ = AutoModel.from_pretrained(str(folder), mesh)
-    assert model.embed_tokens.w.get_raw_value().sharding.mesh == mesh
+    assert model.embed_tokens.w.get_raw_value().sharding.mesh == sharding.with_propagated_axes(mesh)
 
 
 def test_create_model_from_safe_tensors_takes_a_config_of_ones_own(hf, folder):

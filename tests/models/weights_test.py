@@ -12,6 +12,7 @@ from flax import nnx
 from tunix.models import dummy_model_creator, lora, weight_table, weights
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
+from tunix.models.transformer import sharding
 from tunix.models.weight_table import Weight
 
 TINY = llama3.ModelConfig(
@@ -183,7 +184,9 @@ def test_a_mesh_gets_the_parameters_where_the_rules_say():
     model = load(TINY, checkpoint(TINY), mesh=mesh)
     assert_equal(model, model_of(TINY))
     placed = model.layers.mlp.up_proj.w.get_raw_value().sharding
-    assert placed == jax.sharding.NamedSharding(mesh, jax.P(None, "fsdp", "tp"))
+    assert placed == jax.sharding.NamedSharding(
+        sharding.with_propagated_axes(mesh), jax.P(None, "fsdp", "tp")
+    )
 
 
 def test_adapters_have_no_hugging_face_name_until_they_are_merged():
