@@ -184,9 +184,8 @@ def test_a_mesh_gets_the_parameters_where_the_rules_say():
     model = load(TINY, checkpoint(TINY), mesh=mesh)
     assert_equal(model, model_of(TINY))
     placed = model.layers.mlp.up_proj.w.get_raw_value().sharding
-    assert placed == jax.sharding.NamedSharding(
-        sharding.with_propagated_axes(mesh), jax.P(None, "fsdp", "tp")
-    )
+    propagated = sharding.with_propagated_axes(mesh)
+    assert placed == jax.sharding.NamedSharding(propagated, jax.P(None, "fsdp", "tp"))
 
 
 def test_adapters_have_no_hugging_face_name_until_they_are_merged():
