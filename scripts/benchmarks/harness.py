@@ -149,8 +149,8 @@ def _print_ratios(results: Sequence[Result]) -> None:
     ours, *others = results
     for result in results:
         print(
-            f"# {result.benchmark:28} {result.side:24} {result.per_wall_s:10.1f} {result.unit}/s  "
-            f"{result.per_cpu_s:10.1f} {result.unit}/cpu-s  first {result.first_cpu_s:6.2f} cpu-s  "
+            f"# {result.benchmark:28} {result.side:24} {result.per_wall_s:8.4g} {result.unit}/s  "
+            f"{result.per_cpu_s:8.4g} {result.unit}/cpu-s  first {result.first_cpu_s:6.2f} cpu-s  "
             f"peak {result.peak_mb:6.0f} MB  scratch {result.temporary_mb or float('nan'):6.0f} MB"
         )
     for other in others:

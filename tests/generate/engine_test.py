@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tunix.generate import engine, requests, sampling_params, weight_sync
+from tunix.generate import engine, requests, sampling_params, scheduler, weight_sync
 from tunix.models import lora
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder as decoder_lib
@@ -223,3 +223,48 @@ def test_a_call_that_failed_leaves_the_engine_usable(small):
     with pytest.raises(requests.PromptError):
         small.generate([[]], params(), key=KEY)
     assert len(small.generate(prompts_of(3), params(), key=KEY)) == 1
+
+
+def test_an_interrupted_call_leaves_the_engine_usable(small, monkeypatch):
+    prompts = prompts_of(3, 8, 5, 2)
+    expected = small.generate(prompts, params(), key=KEY)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler.Scheduler, "record", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            small.generate(prompts, params(), key=KEY)
+    again = small.generate(prompts, params(), key=KEY)
+    for a, b in zip(expected, again, strict=True):
+        np.testing.assert_array_equal(a.token_ids, b.token_ids)
+
+
+def test_stop_tokens_of_a_later_call_are_obeyed(small):
+    prompt = prompts_of(5)[0]
+    greedy = {"temperature": 0.0, "max_new_tokens": 9}
+    tokens = small.generate([prompt], params(**greedy), key=KEY)[0].token_ids.tolist()
+    for stop in dict.fromkeys(tokens):
+        one = small.generate([prompt], params(**greedy, stop_token_ids=(stop,)), key=KEY)[0]
+        assert one.token_ids.tolist() == tokens[: tokens.index(stop) + 1]
+        assert one.finish_reason == "stop"
+
+
+def test_samples_of_a_group_follow_the_policy_independently(model, small):
+    prompt, n = prompts_of(7)[0], 3000
+    probabilities = np.asarray(jax.nn.softmax(logits_of(model, prompt)[-1]))
+    drawn = small.generate([prompt], params(max_new_tokens=1), key=KEY, num_samples=n)
+    counts = np.bincount([one.token_ids[0] for one in drawn], minlength=VOCAB)
+    assert (np.abs(counts / n - probabilities) <= 4.5 * np.sqrt(probabilities / n)).all()
+
+
+def test_no_prompts_give_no_completions(small):
+    assert small.generate([], params(), key=KEY) == []
+
+
+def test_sizes_below_one_are_refused(model, small):
+    with pytest.raises(ValueError, match="at least 1: cache_size=0, prefill_tokens=-1"):
+        engine.Engine(model, cache_size=0, prefill_tokens=-1)
+    with pytest.raises(ValueError, match="at least 1: num_samples=0"):
+        small.generate(prompts_of(3), params(), key=KEY, num_samples=0)

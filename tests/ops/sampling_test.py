@@ -132,7 +132,7 @@ def logits_and_settings(draw_value):
     return logits.astype(np.float32), row
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(logits_and_settings())
 def test_kept_set_and_kept_mass_match_a_sort(case):
     logits, row = case

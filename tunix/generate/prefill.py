@@ -30,10 +30,16 @@ class Prefilled:
 
 
 def buckets(cache_size: int) -> tuple[int, ...]:
-    """Return the prompt lengths that have a program: powers of two, and the cache's size."""
+    """Return the prompt lengths that have a program: 16, 32, 48, 64, 96, ..., the cache's size.
+
+    Between two powers of two there is their mean, so that padding is at most a third of a
+    prompt (longer than 32) and a fifth on average.
+    """
     sizes, size = [], SMALLEST_BUCKET
     while size < cache_size:
         sizes.append(size)
+        if size > SMALLEST_BUCKET and size * 3 // 2 < cache_size:
+            sizes.append(size * 3 // 2)
         size *= 2
     return (*sizes, cache_size)
 

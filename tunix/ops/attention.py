@@ -78,9 +78,7 @@ def attend(
         prefix_ids=None if prefix_ids is None else _chunks(prefix_ids, size),
         attention_mask=attention_mask,
     )
-    settings = tiled_attention.Settings(
-        batch=batch, window=window, softcap=softcap, precision=precision
-    )
+    settings = tiled_attention.Settings(window=window, softcap=softcap, precision=precision)
     out = tiled_attention.tiled_attention(
         settings,
         _fold_queries(_chunks(q * scale, size), num_kv_heads),

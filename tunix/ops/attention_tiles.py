@@ -1,7 +1,9 @@
-"""Which tiles of a square of queries and keys are worth computing, and what is visible in one.
+"""Which tiles of a square of queries and keys are worth computing, and what is hidden in one.
 
 Nothing here multiplies anything. A row of tokens is cut into ``n`` chunks of ``t``; a tile is one
-chunk of queries against one chunk of keys. Axes: ``B`` rows, ``t`` tokens of a chunk.
+chunk of queries against one chunk of keys. Whether a tile is needed is decided from the extremes
+of its chunks, so the decision costs as little as reading the rules once. Axes: ``B`` rows, ``T``
+tokens, ``G`` query heads that share a key head.
 """
 
 import dataclasses
@@ -9,7 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
+
+HIDDEN = -1e30
+"""Far below any score, and finite: inf - inf would be NaN."""
 
 
 class Rules(NamedTuple):
@@ -22,67 +27,122 @@ class Rules(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """For each chunk, which others it meets: the first ``counts[i]`` entries of ``order[i]``."""
+class Tiling:
+    """The static shape of the square and of its tiles."""
+
+    num_chunks: int
+    size: int
+    group: int
+    window: int | None
+
+
+class Plan(NamedTuple):
+    """Which tiles to visit, and which of them hide nothing."""
 
     order: Int[Array, "n n"]
+    """For each chunk, the others it meets: the first ``counts`` entries of its row, ascending."""
     counts: Int[Array, " n"]
+    is_open: Bool[Array, "n n"]
+    """For each chunk of queries and each of keys, whether everything is visible."""
 
 
-def visible(
-    rules: Rules, i: Int[Array, ""], j: Int[Array, ""], *, size: int, window: int | None
+def plan(rules: Rules, tiling: Tiling, *, keys_first: bool = False) -> Plan:
+    """Return what each chunk of queries, or of keys if ``keys_first``, has to visit."""
+    needed, is_open = _survey(rules, tiling)
+    if keys_first:
+        needed = needed.T
+    order = jnp.argsort(~needed, axis=1, stable=True)
+    return Plan(order=order, counts=needed.sum(axis=1), is_open=is_open)
+
+
+def bias(
+    rules: Rules,
+    tiling: Tiling,
+    is_open: Bool[Array, "n n"],
+    i: Int[Array, ""] | int,
+    j: Int[Array, ""] | int,
+    *,
+    keys_first: bool = False,
+) -> Float[Array, "#B X Y"]:
+    """Return what to add to the scores of queries of chunk ``i`` and keys of chunk ``j``.
+
+    It is 0 where the key is visible and ``HIDDEN`` where not. The queries, repeated for the
+    heads of a group, are on axis 1, or on axis 2 if ``keys_first``.
+    """
+
+    def closed() -> Array:
+        values = jnp.where(_visible(rules, tiling, i, j, keys_first=keys_first), 0.0, HIDDEN)
+        return jnp.tile(values, (1, 1, tiling.group) if keys_first else (1, tiling.group, 1))
+
+    # A branch, not only to skip the work: without one the compiler would fuse the rules into
+    # every use of the scores, and evaluate them again for every head.
+    shape = jax.eval_shape(closed).shape
+    return jax.lax.cond(is_open[i, j], lambda: jnp.zeros(shape), closed)
+
+
+def _visible(
+    rules: Rules,
+    tiling: Tiling,
+    i: Int[Array, ""] | int,
+    j: Int[Array, ""] | int,
+    *,
+    keys_first: bool,
 ) -> Bool[Array, "#B t t"]:
-    """Return which keys of chunk ``j`` each query of chunk ``i`` sees."""
-    query_index = i * size + jnp.arange(size)[:, None]
-    key_index = j * size + jnp.arange(size)[None, :]
-    seen = (key_index <= query_index)[None]
-    if window is not None:
+    size = tiling.size
+
+    def queries(x: Array) -> Array:
+        return x[:, None, :] if keys_first else x[:, :, None]
+
+    def keys(x: Array) -> Array:
+        return x[:, :, None] if keys_first else x[:, None, :]
+
+    query_index = queries(i * size + jnp.arange(size)[None])
+    key_index = keys(j * size + jnp.arange(size)[None])
+    seen = key_index <= query_index
+    if tiling.window is not None:
         if rules.positions is None:
-            age = (query_index - key_index)[None]
+            age = query_index - key_index
         else:
-            age = rules.positions[i][:, :, None] - rules.positions[j][:, None, :]
-        seen = seen & (age < window)
+            age = queries(rules.positions[i]) - keys(rules.positions[j])
+        seen = seen & (age < tiling.window)
     if rules.segment_ids is not None:
-        query_segment = rules.segment_ids[i][:, :, None]
-        key_segment = rules.segment_ids[j][:, None, :]
+        query_segment, key_segment = queries(rules.segment_ids[i]), keys(rules.segment_ids[j])
         together = key_segment == query_segment
         if rules.prefix_ids is not None:
-            together |= key_segment == rules.prefix_ids[i][:, :, None]
+            together |= key_segment == queries(rules.prefix_ids[i])
         seen = seen & together & (query_segment != 0) & (key_segment != 0)
     if rules.attention_mask is not None:
-        start = (0, i * size, j * size)
-        seen = seen & jax.lax.dynamic_slice(
-            rules.attention_mask, start, (rules.attention_mask.shape[0], size, size)
-        )
+        shape = (rules.attention_mask.shape[0], size, size)
+        tile = jax.lax.dynamic_slice(rules.attention_mask, (0, i * size, j * size), shape)
+        seen = seen & (tile.swapaxes(1, 2) if keys_first else tile)
     return seen
 
 
-def needed(rules: Rules, num_chunks: int, *, size: int, window: int | None) -> Bool[Array, "n n"]:
-    """Return which tiles may have anything visible, looking at the extremes of each chunk only.
-
-    A tile left out has nothing visible in any row; one that is kept may have nothing either.
-    """
-    index = jnp.arange(num_chunks)
-    keep = (index[None, :] <= index[:, None])[:, :, None]
+def _survey(rules: Rules, tiling: Tiling) -> tuple[Bool[Array, "n n"], Bool[Array, "n n"]]:
+    """Return which tiles may have something visible, and which surely have nothing hidden."""
+    size, window = tiling.size, tiling.window
+    index = jnp.arange(tiling.num_chunks)[:, None]
+    needed = index[None] <= index[:, None]
+    is_open = index[None] < index[:, None]
     if window is not None:
         if rules.positions is None:
-            youngest = (index[:, None] - index[None, :] - 1) * size + 1
-            keep = keep & (youngest < window)[:, :, None]
+            low, high = index * size, index * size + size - 1
         else:
-            oldest_query, newest_key = rules.positions.min(axis=2), rules.positions.max(axis=2)
-            keep = keep & (oldest_query[:, None] - newest_key[None, :] < window)
+            low, high = rules.positions.min(axis=2), rules.positions.max(axis=2)
+        needed = needed & (low[:, None] - high[None] < window)
+        is_open = is_open & (high[:, None] - low[None] < window)
     if rules.segment_ids is not None:
-        key_range = _range_of_ids(rules.segment_ids)
-        linked = _overlap(key_range, key_range)
+        keys = _range_of_ids(rules.segment_ids)
+        linked = _overlap(keys, keys)
         if rules.prefix_ids is not None:
-            linked |= _overlap(_range_of_ids(rules.prefix_ids), key_range)
-        keep = keep & linked
-    return keep.any(axis=2)
-
-
-def plan(keep: Bool[Array, "n n"]) -> Plan:
-    """Return for each first index the second ones to visit, in ascending order."""
-    return Plan(order=jnp.argsort(~keep, axis=1, stable=True), counts=keep.sum(axis=1))
+            linked |= _overlap(_range_of_ids(rules.prefix_ids), keys)
+        low, high = rules.segment_ids.min(axis=2), rules.segment_ids.max(axis=2)
+        uniform = (low == high) & (low != 0)
+        needed = needed & linked
+        is_open = is_open & uniform[:, None] & uniform[None] & (low[:, None] == low[None])
+    if rules.attention_mask is not None:
+        is_open = is_open & False
+    return needed.any(axis=2), is_open.all(axis=2)
 
 
 def _range_of_ids(ids: Int[Array, "n B t"]) -> tuple[Int[Array, "n B"], Int[Array, "n B"]]:

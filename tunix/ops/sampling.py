@@ -83,18 +83,19 @@ def sample(
         seen: True where a row's repetition penalty applies; ``None`` ignores the penalty.
         banned: Tokens that no row may draw; at least one token must be left.
     """
-    if seen is None and banned is None:
-        return _draw(logits, None, params, keys)
-
-    changed = jnp.zeros((), bool)
+    is_greedy = params.temperature <= 0.0
+    keeps_all = (params.top_k <= 0) & (params.top_p >= 1.0) & (params.min_p <= 0.0)
+    is_plain = jnp.all(is_greedy | keeps_all)
     if seen is not None:
-        changed |= jnp.any(params.repetition_penalty != 1.0)
+        is_plain &= jnp.all(params.repetition_penalty == 1.0)
     if banned is not None:
-        changed |= jnp.any(banned)
+        is_plain &= ~jnp.any(banned)
+    # Two for a draw: one has 23 random bits, too few for a token in a million.
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
     return jax.lax.cond(
-        changed,
-        lambda: _draw(logits, _adjust(logits, params, seen, banned), params, keys),
-        lambda: _draw(logits, None, params, keys),
+        is_plain,
+        lambda: _draw_plain(logits, params, uniforms),
+        lambda: _draw_restricted(logits, _adjust(logits, params, seen, banned), params, uniforms),
     )
 
 
@@ -114,18 +115,26 @@ def _adjust(
     return logits
 
 
-def _draw(
-    policy: Float[Array, "B V"],
-    adjusted: Float[Array, "B V"] | None,
-    params: SamplingArrays,
-    keys: Key[Array, " B"],
+def _draw_plain(
+    logits: Float[Array, "B V"], params: SamplingArrays, uniforms: Float[Array, "B 2"]
 ) -> Draw:
-    """Draw from the truncated ``adjusted`` logits; ``None`` if they are the policy's own."""
+    """Draw from the policy itself, or take its most likely token."""
+    everything = truncation.keep_everything(logits.shape[0])
+    tokens, logps = _draw_kept(logits, logits.max(axis=1), everything, params, uniforms)
     is_greedy = params.temperature <= 0.0
-    temperature = jnp.where(is_greedy, 1.0, params.temperature)
-    logits = policy if adjusted is None else adjusted
-    blocks = _blocked(logits)
-    top = blocks.max(axis=(1, 2))
+    return Draw(tokens=tokens, logps=logps, sampled_logps=jnp.where(is_greedy, 0.0, logps))
+
+
+def _draw_restricted(
+    policy: Float[Array, "B V"],
+    logits: Float[Array, "B V"],
+    params: SamplingArrays,
+    uniforms: Float[Array, "B 2"],
+) -> Draw:
+    """Draw from the truncated, adjusted ``logits`` of ``policy``."""
+    is_greedy = params.temperature <= 0.0
+    temperature = _divisor(params.temperature)
+    top = logits.max(axis=1)
     thresholds = truncation.find_thresholds(
         logits,
         top,
@@ -135,21 +144,37 @@ def _draw(
         top_p=jnp.where(is_greedy, 1.0, params.top_p),
         min_p=jnp.where(is_greedy, 0.0, params.min_p),
     )
+    tokens, sampled_logps = _draw_kept(logits, top, thresholds, params, uniforms)
+    return Draw(
+        tokens=tokens,
+        logps=_policy_logps(policy, tokens, temperature),
+        sampled_logps=jnp.where(is_greedy, 0.0, sampled_logps),
+    )
+
+
+def _draw_kept(
+    logits: Float[Array, "B V"],
+    top: Float[Array, " B"],
+    thresholds: truncation.Thresholds,
+    params: SamplingArrays,
+    uniforms: Float[Array, "B 2"],
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """Return a token of each row and its log-probability among the kept ones."""
+    temperature = _divisor(params.temperature)
+    blocks = _blocked(logits)
 
     def weigh(block: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
         return truncation.kept_weights(block, top, temperature, thresholds)
 
     masses = weigh(blocks).sum(axis=2)
-    kept_mass = masses.sum(axis=1)
-    tokens = _pick_token(blocks, masses, weigh, keys)
-    tokens = jnp.where(is_greedy, _argmax(blocks), tokens)
+    drawn = _pick_token(blocks, masses, weigh, uniforms)
+    tokens = jnp.where(params.temperature <= 0.0, _argmax(blocks), drawn)
+    return tokens, (_at(logits, tokens) - top) / temperature - jnp.log(masses.sum(axis=1))
 
-    sampled_logps = (_at(logits, tokens) - top) / temperature - jnp.log(kept_mass)
-    is_policy = jnp.all(thresholds.keeps_everything) & (adjusted is None)
-    logps = jax.lax.cond(
-        is_policy, lambda: sampled_logps, lambda: _policy_logps(policy, tokens, temperature)
-    )
-    return Draw(tokens=tokens, logps=logps, sampled_logps=jnp.where(is_greedy, 0.0, sampled_logps))
+
+def _divisor(temperature: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Return what logits are divided by; greedy rows are looked at with temperature 1."""
+    return jnp.where(temperature <= 0.0, 1.0, temperature)
 
 
 def _policy_logps(
@@ -184,13 +209,9 @@ def _pick_token(
     blocks: Float[Array, "B N W"],
     masses: Float[Array, "B N"],
     weigh: Callable[[Array], Array],
-    keys: Key[Array, " B"],
+    uniforms: Float[Array, "B 2"],
 ) -> Int[Array, " B"]:
-    """Draw a block by its mass, then a token inside it.
-
-    Two uniforms: one has 23 random bits, too few for a token in a million.
-    """
-    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+    """Draw a block by its mass, then a token inside it."""
     block = _pick(masses, uniforms[:, 0])
     inside = _pick(weigh(_row_block(blocks, block)), uniforms[:, 1])
     return (block * BLOCK_WIDTH + inside).astype(jnp.int32)

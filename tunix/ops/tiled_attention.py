@@ -4,7 +4,7 @@ The scores of a row of tokens never exist at once: the forward pass keeps a runn
 chunks of keys and saves one normaliser per query; the backward pass computes each tile again
 (FlashAttention-2, arXiv:2307.08691). The loops are loops of the compiled program, so temporaries
 are those of one tile and compile time does not grow with the length. Axes: ``n`` chunks of ``t``
-tokens, ``R`` rows times key heads, ``G`` query heads of a key head, ``H`` head width.
+tokens, ``R`` rows times key heads (rows first), ``G`` query heads of a key head, ``H`` head width.
 """
 
 import dataclasses
@@ -19,9 +19,7 @@ from jaxtyping import Array, Float
 from tunix.ops import attention_tiles
 from tunix.ops import dot as dot_lib
 
-# Far below any score, and finite: inf - inf would be NaN.
-_HIDDEN = -1e30
-# Rows that see nothing get this maximum, so that exp(_HIDDEN - maximum) is exactly 0.
+# Rows that see nothing get this maximum, so that exp(HIDDEN - maximum) is exactly 0.
 _LEAST_MAXIMUM = -1e20
 
 
@@ -29,7 +27,6 @@ _LEAST_MAXIMUM = -1e20
 class Settings:
     """The static part of :func:`tiled_attention`."""
 
-    batch: int
     window: int | None
     softcap: float | None
     precision: dot_lib.Precision
@@ -45,7 +42,7 @@ def tiled_attention(
     """Return attention of scaled queries, chunk by chunk, in float32.
 
     Args:
-        settings: Static settings; ``R`` is ``batch`` rows times key heads, rows first.
+        settings: Static settings.
         q: Queries, already scaled.
         k: Keys.
         v: Values.
@@ -61,8 +58,8 @@ def _tiled_attention(settings, q, k, v, rules) -> Any:
 
 def _forward(settings, q, k, v, rules):
     num_chunks, rows, group, size, width = q.shape
-    keep = attention_tiles.needed(rules, num_chunks, size=size, window=settings.window)
-    plan = attention_tiles.plan(keep)
+    tiling = attention_tiles.Tiling(num_chunks, size, group, settings.window)
+    plan = attention_tiles.plan(rules, tiling)
 
     def attend_chunk(_, chunk):
         i, q_i = chunk
@@ -73,8 +70,7 @@ def _forward(settings, q, k, v, rules):
             j = plan.order[i, step]
             scores = dot_lib.batched_dot_nt(q_i, k[j], precision=settings.precision)
             scores = _cap(scores, settings.softcap)
-            seen = attention_tiles.visible(rules, i, j, size=size, window=settings.window)
-            scores = _mask(scores, seen, settings.batch, _HIDDEN)
+            scores = _add(scores, attention_tiles.bias(rules, tiling, plan.is_open, i, j))
             new_best = jnp.maximum(best, scores.max(axis=-1))
             weights = jnp.exp(scores - new_best[..., None])
             shrink = jnp.exp(best - new_best)
@@ -95,8 +91,8 @@ def _forward(settings, q, k, v, rules):
 def _backward(settings, residuals, d_out):
     q, k, v, rules, out, normalizer = residuals
     num_chunks, rows, group, size, width = q.shape
-    keep = attention_tiles.needed(rules, num_chunks, size=size, window=settings.window)
-    plan = attention_tiles.plan(keep.T)
+    tiling = attention_tiles.Tiling(num_chunks, size, group, settings.window)
+    plan = attention_tiles.plan(rules, tiling, keys_first=True)
     flat = (num_chunks, rows, group * size, width)
     # What the softmax subtracts from the cotangent of every weight of a query.
     common = (d_out * out).sum(axis=-1).reshape(normalizer.shape)
@@ -113,9 +109,8 @@ def _backward(settings, residuals, d_out):
             # Keys come first: three of the five products then need no transposition.
             scores = product_nt(k_j, q[i])
             capped = _cap(scores, settings.softcap)
-            seen = attention_tiles.visible(rules, i, j, size=size, window=settings.window)
-            weights = jnp.exp(capped - normalizer[i][:, None, :])
-            weights = _mask(weights, seen.swapaxes(1, 2), settings.batch, 0.0, keys_first=True)
+            bias = attention_tiles.bias(rules, tiling, plan.is_open, i, j, keys_first=True)
+            weights = jnp.exp(_add(capped, bias) - normalizer[i][:, None, :])
             d_scores = weights * (product_nt(v_j, d_out[i]) - common[i][:, None, :])
             if settings.softcap is not None:
                 d_scores = d_scores * (1.0 - (capped / settings.softcap) ** 2)
@@ -149,18 +144,10 @@ def _over_chunks(body: Callable, carry: Array | None, chunks: tuple) -> tuple:
     return carry, jax.tree.map(lambda x: x[None], outputs)
 
 
-def _mask(
-    tile: Float[Array, "R X Y"], seen: Array, batch: int, value: float, *, keys_first: bool = False
-) -> Float[Array, "R X Y"]:
-    """Return the tile with ``value`` where ``seen [#B t t]`` is False for a head's row."""
-    rows, height, width = tile.shape
-    if keys_first:
-        grouped = tile.reshape(batch, rows // batch, height, -1, seen.shape[2])
-        seen = seen[:, None, :, None, :]
-    else:
-        grouped = tile.reshape(batch, rows // batch, -1, seen.shape[1], width)
-        seen = seen[:, None, None]
-    return jnp.where(seen, grouped, value).reshape(tile.shape)
+def _add(tile: Float[Array, "R X Y"], bias: Float[Array, "#B X Y"]) -> Float[Array, "R X Y"]:
+    """Add the bias of a row of tokens to the scores of all its key heads."""
+    heads = tile.reshape(bias.shape[0], -1, *bias.shape[1:])
+    return (heads + bias[:, None]).reshape(tile.shape)
 
 
 def _operand(x: Array, settings: Settings) -> Array:

@@ -32,11 +32,6 @@ class Thresholds:
     logit: Float[Array, " B"]
     weight: Float[Array, " B"]
 
-    @property
-    def keeps_everything(self) -> Bool[Array, " B"]:
-        """True for rows that lose no token."""
-        return (self.logit == -jnp.inf) & (self.weight <= 0.0)
-
 
 def keep_everything(rows: int) -> Thresholds:
     """Return the thresholds that every token reaches."""
@@ -129,13 +124,11 @@ def _kth_largest(
     is_listed = k <= count
 
     def search() -> Float[Array, " B"]:
-        ordered = _ordered_bits(logits)
-
         def too_low(height: Int[Array, " B"]) -> Bool[Array, " B"]:
-            return (ordered > height[:, None]).sum(axis=1) >= k
+            return (logits > _from_ordered_bits(height)[:, None]).sum(axis=1) >= k
 
-        lowest, highest = ordered.min(axis=1), ordered.max(axis=1)
-        return _from_ordered_bits(_bisect(too_low, lowest - 1, highest))
+        low, high = _ordered_bits(logits.min(axis=1)) - 1, _ordered_bits(largest[:, -1])
+        return _from_ordered_bits(_bisect(too_low, jnp.minimum(low, high), high))
 
     searched = jax.lax.cond(jnp.any(wanted & ~is_listed), search, lambda: listed)
     return jnp.where(is_listed, listed, searched)
@@ -168,15 +161,16 @@ def _nucleus_floor(
     ]
 
     def search() -> Float[Array, " B"]:
-        # Non-negative floats are ordered like their bits.
-        bits = jax.lax.bitcast_convert_type(weights, jnp.int32)
-
         def too_low(height: Int[Array, " B"]) -> Bool[Array, " B"]:
-            mass_above = jnp.where(bits > height[:, None], weights, 0.0).sum(axis=1)
-            return mass_above >= wanted_mass
+            above = weights > _from_ordered_bits(height)[:, None]
+            return jnp.where(above, weights, 0.0).sum(axis=1) >= wanted_mass
 
-        found = _bisect(too_low, jnp.full(top.shape, -1), bits.max(axis=1))
-        return jax.lax.bitcast_convert_type(found, jnp.float32)
+        # Bounds to start from. All tokens no heavier than (1 - p) / V of the mass weigh at most
+        # 1 - p of it together, so the mass above each is too large; the safety factor is for
+        # rounding. And what the listed tokens did not decide lies below them.
+        least = 0.99 * (1.0 - top_p) * weights.sum(axis=1) / weights.shape[1]
+        low, high = _ordered_bits(jnp.maximum(least, 0.0)) - 1, _ordered_bits(listed[:, -1])
+        return _from_ordered_bits(_bisect(too_low, jnp.minimum(low, high), high))
 
     searched = jax.lax.cond(jnp.any(wanted & ~is_decided), search, lambda: floor)
     # Row by row, so that a row's floor does not depend on what the others needed.
@@ -188,7 +182,10 @@ def _bisect(
     low: Int[Array, " B"],
     high: Int[Array, " B"],
 ) -> Int[Array, " B"]:
-    """Return the least height in ``(low, high]`` that is not too low; ``high`` never is."""
+    """Return the least height in ``(low, high]`` that is not too low; ``high`` never is.
+
+    Heights are floats as :func:`_ordered_bits`, so that halving an interval ends.
+    """
 
     def halve(bounds):
         low, high = bounds
