@@ -147,6 +147,30 @@ def test_packed_rows_follow_the_segment_rule(prefixes, window):
     )
 
 
+@pytest.mark.parametrize("window", [None, 4, jnp.int32(4)], ids=["none", "four", "traced four"])
+def test_a_span_sees_itself_whole(window):
+    length = len(SEGMENTS[0])
+    spans = np.array([[0] * 2 + [1] * 3 + [2] * 6 + [0] * 11, [0] * 4 + [1] * 12 + [2] * 6])
+    mask = visible_by_rule(length, 2, None, SEGMENTS, None, 4 if window is not None else None)
+    for b, i, j in np.ndindex(2, length, length):
+        if spans[b, i] == spans[b, j] != 0 and SEGMENTS[b][i] == SEGMENTS[b][j] != 0:
+            mask[b, i, j] = True
+    assert_same_function(
+        lambda q, k, v: attention.attend(
+            q,
+            k,
+            v,
+            segment_ids=jnp.asarray(SEGMENTS),
+            span_ids=jnp.asarray(spans),
+            window=window,
+            scale=SCALE,
+            precision="exact",
+        ),
+        lambda q, k, v: naive(q, k, v, mask),
+        qkv(length),
+    )
+
+
 def test_completions_packed_behind_their_prompt_equal_separate_rows():
     prompt, first, second = 5, 7, 4
     q, k, v = qkv(prompt + first + second, batch=1)

@@ -10,17 +10,24 @@ CHUNKS, SIZE = 6, 4
 TOKENS = CHUNKS * SIZE
 
 
-def rules_of(positions=None, segments=None, prefixes=None):
+def rules_of(positions=None, segments=None, prefixes=None, window=None, spans=None):
     def cut(x):
         if x is None:
             return None
         return jnp.asarray(np.reshape(x, (-1, CHUNKS, SIZE)).swapaxes(0, 1), jnp.int32)
 
-    return attention_tiles.Rules(cut(positions), cut(segments), cut(prefixes), None)
+    return attention_tiles.Rules(
+        positions=cut(positions),
+        segment_ids=cut(segments),
+        prefix_ids=cut(prefixes),
+        span_ids=cut(spans),
+        attention_mask=None,
+        window=None if window is None else jnp.int32(window),
+    )
 
 
-def tiling_of(window=None, group=1):
-    return attention_tiles.Tiling(num_chunks=CHUNKS, size=SIZE, group=group, window=window)
+def tiling_of(group=1):
+    return attention_tiles.Tiling(num_chunks=CHUNKS, size=SIZE, group=group)
 
 
 def visited(plan):
@@ -39,7 +46,7 @@ def test_causality_leaves_the_lower_triangle_with_masks_on_the_diagonal():
 
 def test_a_window_leaves_a_band():
     # A window of 5 reaches 4 tokens back: one chunk, from the first token of a chunk.
-    plan = attention_tiles.plan(rules_of(), tiling_of(window=5))
+    plan = attention_tiles.plan(rules_of(window=5), tiling_of())
     np.testing.assert_array_equal(visited(plan), np.tri(CHUNKS) - np.tri(CHUNKS, k=-2))
     # From the last token of a chunk it does not reach the first one of the chunk before.
     assert not np.asarray(plan.is_open).any()
@@ -66,6 +73,14 @@ def test_completions_visit_their_prompt_and_themselves():
     np.testing.assert_array_equal(visited(keys_first), visited(plan).T)
 
 
+def test_a_span_reaches_forward_and_over_the_window():
+    spans = [[0] * 4 + [1] * 12 + [0] * 8]
+    plan = attention_tiles.plan(rules_of(spans=spans, window=1), tiling_of())
+    expected = np.eye(CHUNKS, dtype=bool)
+    expected[1:4, 1:4] = True
+    np.testing.assert_array_equal(visited(plan), expected)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_skipped_tiles_hide_everything_and_open_ones_nothing(seed):
     rng = np.random.default_rng(seed)
@@ -74,8 +89,10 @@ def test_skipped_tiles_hide_everything_and_open_ones_nothing(seed):
         positions=rng.integers(0, 30, (2, TOKENS)),
         segments=segments if seed % 2 else rng.permutation(segments, axis=1),
         prefixes=rng.integers(0, 6, (2, TOKENS)),
+        spans=np.sort(rng.integers(0, 9, (2, TOKENS)), axis=1) * (seed > 2),
+        window=12,
     )
-    tiling = tiling_of(window=12, group=2)
+    tiling = tiling_of(group=2)
     plan = attention_tiles.plan(rules, tiling)
     nothing_open = jnp.zeros((CHUNKS, CHUNKS), bool)
     planned = visited(plan)

@@ -78,7 +78,7 @@ def empty_state(
 
 def decode_block(
     model: decoder.Decoder,
-    head: Float[Array, "V D"],
+    head: decoder.OutputHead,
     state: DecodeState,
     settings: SlotSettings,
     *,
@@ -91,7 +91,7 @@ def decode_block(
 
     Args:
         model: Unrolled decoder.
-        head: Its output matrix.
+        head: Its output head.
         state: Donate it.
         settings: Of the requests in the slots.
         key: Of the whole call.
@@ -113,7 +113,7 @@ def decode_block(
 
     def advance(carry: tuple) -> tuple:
         step, state, block = carry
-        logits = dot.dot_nt(state.hidden, head, precision=precision)
+        logits = head.logits(state.hidden, precision=precision)
         draw = _draw(logits, state, settings, key, banned)
         block = Block(
             tokens=block.tokens.at[:, step].set(draw.tokens),

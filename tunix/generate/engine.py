@@ -85,7 +85,9 @@ class Engine:
 
         def decode(weights, state, settings, key, banned, return_at_idle):
             model = nnx.merge(graphdef, weights.state)
-            head = model.output_head().weight if weights.head is None else weights.head
+            head = model.output_head()
+            if weights.head is not None:
+                head = head.replace(weight=weights.head)
             return decode_loop.decode_block(
                 model,
                 head,

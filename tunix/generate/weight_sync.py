@@ -80,7 +80,7 @@ class WeightSync:
         return SamplerWeights(state=nnx.from_flat_state(cast.items()), head=head)
 
     def _cast(self, path: tuple[Any, ...], leaf: Array) -> Array:
-        is_operand = leaf.ndim == 2 and path[0] != "embed_tokens"
+        is_operand = leaf.ndim >= 2 and path[0] != "embed_tokens"
         if self._is_fast and is_operand and leaf.dtype != jnp.bfloat16:
             return leaf.astype(jnp.bfloat16)
         return jnp.array(leaf, copy=True)

@@ -5,7 +5,7 @@ Pure bookkeeping over names and shapes: no array is touched here.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy as np
 class Weight:
     """``hf`` and ``ours`` name the same tensor; ``layout`` turns the first into the second.
 
-    ``{i}`` stands for a layer index. ``layout`` is a permutation of axes in the notation of
-    einops (``"o i -> i o"``), or ``None`` where both sides store the tensor alike.
+    ``{i}`` stands for a layer, and ``{e}`` in ``hf`` alone for an expert: files hold experts one by
+    one, a parameter all of a layer on its first axis. ``layout`` is a permutation of axes in the
+    notation of einops (``"o i -> i o"``), or ``None`` where both sides store the tensor alike.
     """
 
     hf: str
@@ -67,11 +68,11 @@ def misfit(source: TensorSource, problems: Iterable[str]) -> WeightsError:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """The place of one checkpoint tensor: a parameter, or one layer of a stacked one."""
+    """The place of one checkpoint tensor: a parameter or, of a stacked one, a layer or expert."""
 
     hf: str
-    index: int | None
-    """Layer of a stacked parameter; ``None`` for a parameter of its own."""
+    index: tuple[int, ...]
+    """Where on the leading axes of the parameter; empty for the whole of it."""
     shape: tuple[int, ...]
     """Shape in the checkpoint."""
     to_ours: tuple[int, ...]
@@ -87,7 +88,7 @@ def slots(
     found: dict[str, list[Slot]] = {}
     for row in table:
         for path, hf, index in _homes(row, shapes, num_layers):
-            shape = shapes[path] if index is None else shapes[path][1:]
+            shape = shapes[path][len(index) :]
             to_ours, to_hf = _permutations(row.layout, len(shape))
             slot = Slot(hf, index, tuple(shape[axis] for axis in to_hf), to_ours, to_hf)
             found.setdefault(path, []).append(slot)
@@ -152,17 +153,32 @@ def collapsed(texts: Iterable[str]) -> list[str]:
 
 def _homes(
     row: Weight, shapes: Mapping[str, tuple[int, ...]], num_layers: int
-) -> list[tuple[str, str, int | None]]:
-    """Return parameter, checkpoint name and index in the stack for each tensor of a row."""
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield parameter, checkpoint name and index in the parameter for each tensor of a row."""
+    for path, hf, index in _layer_homes(row, shapes, num_layers):
+        if "{e}" not in hf:
+            yield path, hf, index
+            continue
+        for expert in range(shapes[path][len(index)]):
+            yield path, hf.replace("{e}", str(expert)), (*index, expert)
+
+
+def _layer_homes(
+    row: Weight, shapes: Mapping[str, tuple[int, ...]], num_layers: int
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     if row.ours is None:
-        return []
+        return
     if "{i}" not in row.ours:
-        return [(row.ours, row.hf, None)] if row.ours in shapes else []
+        if row.ours in shapes:
+            yield row.ours, row.hf, ()
+        return
     stacked = row.ours.replace(".{i}.", ".")
-    if stacked in shapes:
-        return [(stacked, row.hf.format(i=i), i) for i in range(num_layers)]
-    paths = [(row.ours.format(i=i), row.hf.format(i=i)) for i in range(num_layers)]
-    return [(path, hf, None) for path, hf in paths if path in shapes]
+    for i in range(num_layers):
+        hf = row.hf.replace("{i}", str(i))
+        if stacked in shapes:
+            yield stacked, hf, (i,)
+        elif (path := row.ours.replace("{i}", str(i))) in shapes:
+            yield path, hf, ()
 
 
 def _permutations(layout: str | None, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

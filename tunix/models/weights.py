@@ -82,7 +82,7 @@ def export_tensors(
         for name, group in slots.items():
             array = np.asarray(leaves[name][...])
             for slot in group:
-                part = array if slot.index is None else array[slot.index]
+                part = array[slot.index]
                 yield slot.hf, part.transpose(slot.to_hf)
 
     return stream()
@@ -114,7 +114,7 @@ def _filled(
         array = _floating(slot.hf, source)
         if array.dtype == ml_dtypes.bfloat16 and out.dtype != array.dtype:
             array = array.astype(out.dtype)  # 2x faster than a transposing cast
-        target = out if slot.index is None else out[slot.index]
+        target = out[slot.index]
         target[...] = array.transpose(slot.to_ours)
     return out
 

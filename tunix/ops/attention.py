@@ -31,9 +31,10 @@ def attend(
     positions: Int[Array, "B T"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     prefix_ids: Int[Array, "B T"] | None = None,
+    span_ids: Int[Array, "B T"] | None = None,
     attention_mask: Bool[Array, "B T T"] | None = None,
     scale: float,
-    window: int | None = None,
+    window: int | Int[Array, ""] | None = None,
     softcap: float | None = None,
     precision: dot_lib.Precision,
 ) -> Float[Array, "B T N H"]:
@@ -41,8 +42,9 @@ def attend(
 
     Query ``i`` sees key ``j`` iff ``j <= i`` in row order and every given rule holds: they are in
     the same segment, or ``j`` is in the segment that ``i`` names as its prefix; ``positions[i] -
-    positions[j] < window``; ``attention_mask[i, j]``. Segment 0 is padding: it sees nothing and is
-    not seen. A query that sees nothing returns 0 and has no gradient.
+    positions[j] < window``; ``attention_mask[i, j]``. Tokens of one span see each other in spite of
+    order and window, not of the other rules. Segment 0 is padding: it sees nothing and is not seen.
+    A query that sees nothing returns 0 and has no gradient.
 
     Args:
         q: Queries; ``N`` must be a multiple of ``K``, heads of a group adjacent.
@@ -51,9 +53,10 @@ def attend(
         positions: Position of each token, used by ``window`` only; ``None`` means its row index.
         segment_ids: Which sequence of a packed row each token belongs to; ``None`` means one.
         prefix_ids: A second segment that each token sees, 0 for none; needs ``segment_ids``.
+        span_ids: Spans within which attention has no direction, 0 for none: an image's tokens.
         attention_mask: A further restriction of what is visible.
         scale: Factor of the scores, applied first.
-        window: How many latest positions are visible, the query's own included.
+        window: How many latest positions are visible, the query's own included; may be traced.
         softcap: Bound ``c`` of the scores, as ``c * tanh(score / c)``.
         precision: How products are computed; the softmax is always float32.
 
@@ -76,9 +79,11 @@ def attend(
         positions=None if positions is None or window is None else _chunks(positions, size),
         segment_ids=None if segment_ids is None else _chunks(segment_ids, size),
         prefix_ids=None if prefix_ids is None else _chunks(prefix_ids, size),
+        span_ids=None if span_ids is None else _chunks(span_ids, size),
         attention_mask=attention_mask,
+        window=None if window is None else jnp.asarray(window, jnp.int32),
     )
-    settings = tiled_attention.Settings(window=window, softcap=softcap, precision=precision)
+    settings = tiled_attention.Settings(softcap=softcap, precision=precision)
     out = tiled_attention.tiled_attention(
         settings,
         _fold_queries(_chunks(q * scale, size), num_kv_heads),

@@ -23,7 +23,11 @@ class Rules(NamedTuple):
     positions: Int[Array, "n B t"] | None
     segment_ids: Int[Array, "n B t"] | None
     prefix_ids: Int[Array, "n B t"] | None
+    span_ids: Int[Array, "n B t"] | None
+    """Tokens of one span other than 0 see each other, whatever their order and the window."""
     attention_mask: Bool[Array, "B T T"] | None
+    window: Int[Array, ""] | None
+    """An array, because one program serves the layers of a scan with windows and without."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,6 @@ class Tiling:
     num_chunks: int
     size: int
     group: int
-    window: int | None
 
 
 class Plan(NamedTuple):
@@ -99,12 +102,15 @@ def _visible(
     query_index = queries(i * size + jnp.arange(size)[None])
     key_index = keys(j * size + jnp.arange(size)[None])
     seen = key_index <= query_index
-    if tiling.window is not None:
+    if rules.window is not None:
         if rules.positions is None:
             age = query_index - key_index
         else:
             age = queries(rules.positions[i]) - keys(rules.positions[j])
-        seen = seen & (age < tiling.window)
+        seen = seen & (age < rules.window)
+    if rules.span_ids is not None:
+        span = queries(rules.span_ids[i])
+        seen = seen | ((span == keys(rules.span_ids[j])) & (span != 0))
     if rules.segment_ids is not None:
         query_segment, key_segment = queries(rules.segment_ids[i]), keys(rules.segment_ids[j])
         together = key_segment == query_segment
@@ -120,7 +126,7 @@ def _visible(
 
 def _survey(rules: Rules, tiling: Tiling) -> tuple[Bool[Array, "n n"], Bool[Array, "n n"]]:
     """Return which tiles may have something visible, and which surely have nothing hidden."""
-    size, window = tiling.size, tiling.window
+    size, window = tiling.size, rules.window
     index = jnp.arange(tiling.num_chunks)[:, None]
     needed = index[None] <= index[:, None]
     is_open = index[None] < index[:, None]
@@ -131,6 +137,9 @@ def _survey(rules: Rules, tiling: Tiling) -> tuple[Bool[Array, "n n"], Bool[Arra
             low, high = rules.positions.min(axis=2), rules.positions.max(axis=2)
         needed = needed & (low[:, None] - high[None] < window)
         is_open = is_open & (high[:, None] - low[None] < window)
+    if rules.span_ids is not None:
+        spans = _range_of_ids(rules.span_ids)
+        needed = needed | _overlap(spans, spans)
     if rules.segment_ids is not None:
         keys = _range_of_ids(rules.segment_ids)
         linked = _overlap(keys, keys)

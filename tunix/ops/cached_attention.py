@@ -62,7 +62,7 @@ def attend_cached(
     *,
     lengths: Int[Array, " B"],
     scale: float,
-    window: int | None = None,
+    window: int | Int[Array, ""] | None = None,
     softcap: float | None = None,
     precision: dot_lib.Precision,
 ) -> Float[Array, "B T N H"]:
@@ -77,7 +77,7 @@ def attend_cached(
         v_cache: Values.
         lengths: Slots filled in each row before the new tokens.
         scale: Factor of the scores, applied first.
-        window: How many latest slots are visible, the query's own included.
+        window: How many latest slots are visible, the query's own included; may be traced.
         softcap: Bound ``c`` of the scores, as ``c * tanh(score / c)``.
         precision: How products are computed; the softmax is always float32.
 

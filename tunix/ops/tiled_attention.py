@@ -27,7 +27,6 @@ _LEAST_MAXIMUM = -1e20
 class Settings:
     """The static part of :func:`tiled_attention`."""
 
-    window: int | None
     softcap: float | None
     precision: dot_lib.Precision
 
@@ -58,7 +57,7 @@ def _tiled_attention(settings, q, k, v, rules) -> Any:
 
 def _forward(settings, q, k, v, rules):
     num_chunks, rows, group, size, width = q.shape
-    tiling = attention_tiles.Tiling(num_chunks, size, group, settings.window)
+    tiling = attention_tiles.Tiling(num_chunks, size, group)
     plan = attention_tiles.plan(rules, tiling)
 
     def attend_chunk(_, chunk):
@@ -91,7 +90,7 @@ def _forward(settings, q, k, v, rules):
 def _backward(settings, residuals, d_out):
     q, k, v, rules, out, normalizer = residuals
     num_chunks, rows, group, size, width = q.shape
-    tiling = attention_tiles.Tiling(num_chunks, size, group, settings.window)
+    tiling = attention_tiles.Tiling(num_chunks, size, group)
     plan = attention_tiles.plan(rules, tiling, keys_first=True)
     flat = (num_chunks, rows, group * size, width)
     # What the softmax subtracts from the cotangent of every weight of a query.

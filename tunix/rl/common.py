@@ -110,10 +110,12 @@ def _decoder_logps(
         prefix_ids=batch.prefix_ids,
         adapters=adapters,
     )
+    head = model.output_head()
     return linear_logprob.linear_logprob(
         hidden.reshape(-1, hidden.shape[-1])[batch.source],
-        model.output_head().weight,
+        head.weight,
         batch.targets,
+        softcap=head.softcap,
         temperature=batch.temperature,
         with_entropy=with_entropy,
         head_needs_grad=not lora.is_lora_enabled(model),

@@ -92,11 +92,13 @@ def _fused_nll(
         states = hidden.reshape(-1, hidden.shape[-1])[jnp.maximum(loss_positions - 1, 0)]
         targets = tokens.reshape(-1)[loss_positions]
         target_weights = weights.reshape(-1)[loss_positions]
+    head = model.output_head()
     nll_sum, _ = linear_logprob.linear_cross_entropy(
         states,
-        model.output_head().weight,
+        head.weight,
         targets,
         target_weights,
+        softcap=head.softcap,
         head_needs_grad=not sft_utils.is_lora_enabled(model),
         precision=dot_lib.resolve_precision(model.config.precision),
     )

@@ -26,6 +26,17 @@ class OutputHead:
     """
 
     weight: Float[Array, "V D"]
+    softcap: float | None = flax.struct.field(pytree_node=False, default=None)
+    """Bound ``c`` of the logits, as ``c * tanh(logits / c)``."""
+
+    def logits(
+        self, hidden: Float[Array, "*b D"], *, precision: dot_lib.Precision
+    ) -> Float[Array, "*b V"]:
+        """Return float32 logits."""
+        logits = dot_lib.dot_nt(hidden, self.weight, precision=precision)
+        if self.softcap is None:
+            return logits
+        return self.softcap * jnp.tanh(logits / self.softcap)
 
 
 class Table(nnx.Module):
@@ -49,7 +60,7 @@ class Decoder(nnx.Module):
         self.config = config
         self.embed_tokens = Table(config, rngs=rngs)
         self.layers = _make_layers(config, rngs)
-        self.norm = layer_lib.RMSNorm(config)
+        self.norm = layer_lib.RMSNorm(config, config.embed_dim)
         if not config.weight_tying:
             self.lm_head = Table(config, rngs=rngs)
 
@@ -62,6 +73,8 @@ class Decoder(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         prefix_ids: Int[Array, "B T"] | None = None,
+        span_ids: Int[Array, "B T"] | None = None,
+        input_embeddings: Float[Array, "B T D"] | None = None,
         adapters: bool = True,
     ) -> tuple[Float[Array, "B T V"], cache_lib.KVCache | None]:
         """Return float32 logits and the updated cache; arguments as for :meth:`hidden`."""
@@ -72,10 +85,12 @@ class Decoder(nnx.Module):
             attention_mask,
             segment_ids=segment_ids,
             prefix_ids=prefix_ids,
+            span_ids=span_ids,
+            input_embeddings=input_embeddings,
             adapters=adapters,
         )
         precision = dot_lib.resolve_precision(self.config.precision)
-        return dot_lib.dot_nt(hidden, self.output_head().weight, precision=precision), cache
+        return self.output_head().logits(hidden, precision=precision), cache
 
     def hidden(
         self,
@@ -86,6 +101,8 @@ class Decoder(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         prefix_ids: Int[Array, "B T"] | None = None,
+        span_ids: Int[Array, "B T"] | None = None,
+        input_embeddings: Float[Array, "B T D"] | None = None,
         adapters: bool = True,
     ) -> tuple[Float[Array, "B T D"], cache_lib.KVCache | None]:
         """Return float32 hidden states after the final norm, and the updated cache.
@@ -100,6 +117,9 @@ class Decoder(nnx.Module):
             segment_ids: Packing: a token sees earlier tokens of its own segment. 0 is padding.
             prefix_ids: The one other segment a token may see, e.g. the prompt that several
                 completions share.
+            span_ids: Tokens of one span see each other whatever their order: an image. 0 is none.
+            input_embeddings: What the first layer gets instead of :meth:`embed` of the tokens,
+                where something other than tokens is mixed in.
             adapters: False computes the base model, without LoRA.
 
         Raises:
@@ -108,16 +128,26 @@ class Decoder(nnx.Module):
         """
         lengths = None if cache is None else cache.lengths
         if cache is not None:
-            given = (positions, attention_mask, segment_ids, prefix_ids)
+            given = (positions, attention_mask, segment_ids, prefix_ids, span_ids)
             if any(argument is not None for argument in given):
                 raise ValueError(
-                    "a cached call takes tokens only: positions, attention_mask, segment_ids and "
-                    "prefix_ids follow from cache.lengths; pass None for them"
+                    "a cached call takes tokens only: positions, attention_mask, segment_ids, "
+                    "prefix_ids and span_ids follow from cache.lengths; pass None for them"
                 )
-        context = self._context(
-            input_tokens, positions, lengths, attention_mask, segment_ids, prefix_ids, adapters
+        positions = _positions(input_tokens, positions, lengths)
+        rotation, local_rotation = _rotations(self.config, positions)
+        context = layer_lib.Context(
+            positions=positions,
+            rotation=rotation,
+            local_rotation=local_rotation,
+            segment_ids=segment_ids,
+            prefix_ids=prefix_ids,
+            span_ids=span_ids,
+            attention_mask=attention_mask,
+            lengths=lengths,
+            adapters=adapters,
         )
-        x = self.embed_tokens.w[...][input_tokens].astype(jnp.float32)
+        x = self.embed(input_tokens) if input_embeddings is None else input_embeddings
         if cache is None:
             x = _run_layers(self.layers, self.config, x, context)
         else:
@@ -126,43 +156,43 @@ class Decoder(nnx.Module):
             cache = cache_lib.KVCache(layers=layers, lengths=lengths)
         return self.norm(x), cache
 
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Return what the first layer gets for these tokens, in float32."""
+        x = self.embed_tokens.w[...][tokens].astype(jnp.float32)
+        return x * self.config.embed_dim**0.5 if self.config.scale_embeddings else x
+
     def output_head(self) -> OutputHead:
         """Return the output matrix; the embedding itself where the two are tied."""
         table = self.embed_tokens if self.config.weight_tying else self.lm_head
-        return OutputHead(weight=table.w[...])
+        return OutputHead(weight=table.w[...], softcap=self.config.final_logit_softcap)
 
     @property
     def num_embed(self) -> int:
         """Size of the vocabulary."""
         return self.config.vocab_size
 
-    def _context(
-        self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"] | None,
-        lengths: Int[Array, " B"] | None,
-        attention_mask: Bool[Array, "B T T"] | None,
-        segment_ids: Int[Array, "B T"] | None,
-        prefix_ids: Int[Array, "B T"] | None,
-        adapters: bool,
-    ) -> layer_lib.Context:
-        config = self.config
-        if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-            if lengths is not None:
-                positions = positions + lengths[:, None]
-        frequencies = rope.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        sin, cos = rope.rope_angles(positions, frequencies)
-        return layer_lib.Context(
-            positions=positions,
-            sin=sin,
-            cos=cos,
-            segment_ids=segment_ids,
-            prefix_ids=prefix_ids,
-            attention_mask=attention_mask,
-            lengths=lengths,
-            adapters=adapters,
-        )
+
+def _positions(
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"] | None,
+    lengths: Int[Array, " B"] | None,
+) -> Int[Array, "B T"]:
+    """Return the given positions, or each token's place in its row and behind its cache."""
+    if positions is not None:
+        return positions
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    return positions if lengths is None else positions + lengths[:, None]
+
+
+def _rotations(
+    config: config_lib.TransformerConfig, positions: Int[Array, "B T"]
+) -> tuple[rope.Rotation, rope.Rotation | None]:
+    """Return the rotation of every token, and that of local layers where it differs."""
+    width = config.head_dim
+    rotation = rope.rotation(positions, width, config.rope_theta, config.rope_scaling)
+    if config.local_rope_theta is None:
+        return rotation, None
+    return rotation, rope.rotation(positions, width, config.local_rope_theta)
 
 
 def _make_layers(config: config_lib.TransformerConfig, rngs: nnx.Rngs) -> Any:
@@ -185,22 +215,26 @@ def _run_layers(
 ) -> Float[Array, "B T D"]:
     """Apply all layers; each is recomputed in the backward pass as ``config.remat`` says."""
     if not config.scan_layers:
-        for one in layers:
+        for one, is_local in zip(layers, config.is_local, strict=True):
             graphdef, state = nnx.split(one)
 
-            def apply(x, state, graphdef=graphdef):
-                return nnx.merge(graphdef, state)(x, context)[0]
+            def apply(x, state, graphdef=graphdef, is_local=is_local):
+                return nnx.merge(graphdef, state)(x, context, is_local=is_local)[0]
 
             x = _remat(apply, config.remat, prevent_cse=True)(x, state)
         return x
 
     graphdef, stacked = nnx.split(layers)
+    is_local, per_layer = _locality(config)
 
-    def body(x, state):
-        return nnx.merge(graphdef, state)(x, context)[0], None
+    def body(x, inputs):
+        state, own = inputs
+        kind = is_local if own is None else own
+        return nnx.merge(graphdef, state)(x, context, is_local=kind)[0], None
 
     # Inside a scan XLA cannot merge the recomputation with the forward pass anyway.
-    return jax.lax.scan(_remat(body, config.remat, prevent_cse=False), x, stacked)[0]
+    body = _remat(body, config.remat, prevent_cse=False)
+    return jax.lax.scan(body, x, (stacked, per_layer))[0]
 
 
 def _run_cached_layers(
@@ -213,18 +247,25 @@ def _run_cached_layers(
     """Apply all layers, reading and extending their caches."""
     if not config.scan_layers:
         filled = []
-        for one, cache in zip(layers, caches, strict=True):
-            x, cache = one(x, context, cache)
+        for one, cache, is_local in zip(layers, caches, config.is_local, strict=True):
+            x, cache = one(x, context, cache, is_local)
             filled.append(cache)
         return x, tuple(filled)
 
     graphdef, stacked = nnx.split(layers)
+    is_local, per_layer = _locality(config)
 
-    def body(x, state_and_cache):
-        state, cache = state_and_cache
-        return nnx.merge(graphdef, state)(x, context, cache)
+    def body(x, inputs):
+        state, cache, own = inputs
+        return nnx.merge(graphdef, state)(x, context, cache, is_local if own is None else own)
 
-    return jax.lax.scan(body, x, (stacked, caches))
+    return jax.lax.scan(body, x, (stacked, caches, per_layer))
+
+
+def _locality(config: config_lib.TransformerConfig) -> tuple[bool, Bool[Array, " L"] | None]:
+    """Return the kind of all layers, or where they differ an array to scan over."""
+    kinds = config.is_local
+    return kinds[0], None if len(set(kinds)) == 1 else jnp.asarray(kinds)
 
 
 def _remat(fn: Any, policy: config_lib.Remat, *, prevent_cse: bool) -> Any:

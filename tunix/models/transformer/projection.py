@@ -27,17 +27,23 @@ class Projection(nnx.Module):
         axes: tuple[str, str],
         config: config_lib.TransformerConfig,
         *,
+        bias: bool = False,
         rngs: nnx.Rngs,
     ):
         shape = (in_features, out_features)
         w = INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.w = nnx.Param(w.astype(config.dtype), logical_axes=axes)
+        self.b: nnx.Param | None = None
+        if bias:
+            self.b = nnx.Param(jnp.zeros((out_features,), config.dtype), logical_axes=axes[1:])
         self.precision: dot_lib.Precision = dot_lib.resolve_precision(config.precision)
         self.lora_scale: float | None = None
 
     def __call__(self, x: Float[Array, "*b i"], *, adapters: bool = True) -> Float[Array, "*b o"]:
         """Return the projected ``x`` in float32; ``adapters=False`` is the base model."""
         y = dot_lib.dot(x, self.w[...], precision=self.precision)
+        if self.b is not None:
+            y = y + self.b[...].astype(jnp.float32)
         if self.lora_scale is not None and adapters:
             low = dot_lib.dot(x, self.lora_a[...], precision=self.precision)
             y = y + self.lora_scale * dot_lib.dot(low, self.lora_b[...], precision=self.precision)

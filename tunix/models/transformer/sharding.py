@@ -17,9 +17,10 @@ FSDP_TP: Rules = {
     "heads": "tp",
     "kv_heads": "tp",
     "mlp": "tp",
+    "experts": "ep",
     "norm": None,
 }
-"""Shard the model dimension over ``fsdp`` and heads, MLP and vocabulary over ``tp``."""
+"""Model dimension over ``fsdp``; heads, MLP and vocabulary over ``tp``; experts over ``ep``."""
 
 
 class ShardingError(ValueError):
