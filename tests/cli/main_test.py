@@ -81,5 +81,5 @@ def test_our_own_mistakes_keep_their_traceback():
 
 
 def test_an_interrupt_says_how_to_go_on(capsys):
-    assert errors.run(failing(KeyboardInterrupt("saved step 3")), []) == errors.INTERRUPTED
+    assert errors.run(failing(KeyboardInterrupt("saved step 3")), []) == 130
     assert capsys.readouterr().err == "saved step 3\n"

@@ -1,4 +1,4 @@
-"""One SIGINT asks, a second one aborts, and the handler is put back."""
+"""One SIGINT or SIGTERM asks, a second SIGINT aborts, and the handlers are put back."""
 
 import os
 import signal
@@ -8,31 +8,43 @@ import pytest
 
 from tunix.sft import interrupt
 
-
-def send():
-    os.kill(os.getpid(), signal.SIGINT)
+BOTH = pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 
 
-def test_the_first_interrupt_is_a_request():
+def send(signum=signal.SIGINT):
+    os.kill(os.getpid(), signum)
+
+
+@BOTH
+def test_the_first_signal_is_a_request(signum):
     with interrupt.graceful_interrupt() as stop:
         assert not stop.requested
-        send()
+        send(signum)
         assert stop.requested
+        assert stop.signum == signum
 
 
-def test_the_second_one_aborts():
+def test_a_second_interrupt_aborts():
     with interrupt.graceful_interrupt():
         send()
         with pytest.raises(KeyboardInterrupt):
             send()
 
 
-def test_the_previous_handler_comes_back():
-    before = signal.getsignal(signal.SIGINT)
+def test_a_scheduler_may_repeat_itself():
+    with interrupt.graceful_interrupt() as stop:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert stop.requested
+
+
+@BOTH
+def test_the_previous_handler_comes_back(signum):
+    before = signal.getsignal(signum)
     with interrupt.graceful_interrupt():
-        assert signal.getsignal(signal.SIGINT) is not before
-        send()
-    assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(signum) is not before
+        send(signum)
+    assert signal.getsignal(signum) is before
 
 
 def test_in_another_thread_it_does_nothing():

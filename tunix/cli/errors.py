@@ -1,14 +1,18 @@
 """What a user sees when a command fails: one message, no stack of our functions."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+
+from tunix.sft import interrupt as interrupt_lib
 
 TRACEBACK_VARIABLE = "TUNIX_TRACEBACK"
 """Set to 1 to see where an error came from."""
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Plus the signal's number, as shells report it: 130 after Ctrl-C, 143 after SIGTERM."""
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -30,7 +34,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         # The trainer finishes its step, saves, and says in the message how to go on.
         print(str(interrupt) or "interrupted", file=sys.stderr)
-        return INTERRUPTED
+        is_ours = isinstance(interrupt, interrupt_lib.TrainingInterrupted)
+        return SIGNALLED + (interrupt.signum if is_ours else signal.SIGINT)
 
 
 def _message(error: Exception) -> str:

@@ -12,12 +12,13 @@ from tunix.cli import errors
 COMMANDS = {
     "sft": ("tunix.cli.sft_main", "train on examples: conversations, prompts with answers, text"),
     "grpo": ("tunix.cli.grpo_main", "train by reinforcement: sample, score, reinforce"),
+    "checkpoints": ("tunix.cli.checkpoints_main", "list, verify and prune checkpoints"),
     "generate": ("tunix.cli.generate_main", "sample from a model"),
 }
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    listing = "\n".join(f"  {name:12}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="tunix",
         usage="tunix COMMAND ...",

@@ -67,7 +67,7 @@ class RLLoop:
             if self._progress is not None:
                 self._progress.close()
         if stop.requested:
-            raise interrupt.TrainingInterrupted(self._how_to_resume())
+            raise interrupt.TrainingInterrupted(self._how_to_resume(), stop.signum)
 
     def _is_complete(self) -> bool:
         max_steps = self._config.max_steps

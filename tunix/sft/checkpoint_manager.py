@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from flax import nnx
 
+from tunix.sft import checkpoint_integrity as integrity
 from tunix.sft import checkpoint_storage as storage
 from tunix.utils import tree as tree_lib
 
@@ -69,6 +70,7 @@ class CheckpointManager:
         if not self._options.read_only:
             storage.require_writable(self._directory, num_bytes=0)
         self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        self._sealer = integrity.Sealer(self._directory, self._manager.is_saving_in_progress)
 
     @property
     def is_enabled(self) -> bool:
@@ -120,7 +122,10 @@ class CheckpointManager:
             if named := storage.storable(tree):
                 items[name] = ocp.args.PyTreeSave(named)
         with self._clear_write_errors():
-            return self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            is_saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+        if is_saved:
+            self._sealer.start()
+        return is_saved
 
     def restore_state(
         self, step: int, like: Mapping[str, Any]
@@ -227,12 +232,14 @@ class CheckpointManager:
         if self._manager is not None:
             with self._clear_write_errors():
                 self._manager.wait_until_finished()
+            self._sealer.wait()
 
     def close(self) -> None:
         """Finish all saves; the manager cannot be used afterwards."""
         if self._manager is not None:
             with self._clear_write_errors():
                 self._manager.close()
+            self._sealer.wait()
 
     def _require_manager(self) -> "ocp.CheckpointManager":
         if self._manager is None:

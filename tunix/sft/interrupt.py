@@ -1,4 +1,7 @@
-"""Ctrl-C that loses nothing: the first asks for a stop, the second aborts."""
+"""Signals that lose nothing: the first asks for a stop, a second Ctrl-C aborts.
+
+SIGTERM is what a scheduler sends before it takes the machine away (pre-emption).
+"""
 
 import contextlib
 import os
@@ -9,28 +12,33 @@ from types import FrameType
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by the user, after the step in progress was finished and saved."""
+    """Training was stopped by a signal, after the step in progress was finished and saved."""
+
+    def __init__(self, message: str, signum: int = signal.SIGINT):
+        self.signum = signum
+        super().__init__(message)
 
 
 class StopRequest:
-    """Whether the user has asked to stop."""
+    """Whether a signal has asked to stop, and which."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.signum: int = signal.SIGINT
 
 
 @contextlib.contextmanager
 def graceful_interrupt() -> Iterator[StopRequest]:
-    """Turn the first SIGINT into a request that the loop in the body can honour.
+    """Turn the first SIGINT or SIGTERM into a request that the loop in the body can honour.
 
-    The second SIGINT raises ``KeyboardInterrupt`` at once. Outside the main thread, where
-    signals cannot be caught, the request simply never comes.
+    A second SIGINT raises ``KeyboardInterrupt`` at once; further SIGTERMs change nothing. Outside
+    the main thread, where signals cannot be caught, the request simply never comes.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_interrupt(signum: int, frame: FrameType | None) -> None:
         stop.requested = True
@@ -38,9 +46,16 @@ def graceful_interrupt() -> Iterator[StopRequest]:
         # Not print or logging: the interrupted code may hold their locks.
         os.write(2, b"\nstopping after this step; Ctrl-C again aborts without saving\n")
 
+    def on_terminate(signum: int, frame: FrameType | None) -> None:
+        if not stop.requested:
+            os.write(2, b"\nSIGTERM: stopping after this step\n")
+            stop.requested, stop.signum = True, signum
+
     signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield stop
     finally:
-        # None: the handler was not installed from Python and cannot be put back.
-        signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+        for number, handler in previous.items():
+            # None: the handler was not installed from Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -56,7 +56,7 @@ class TrainingLoop:
             if self._progress is not None:
                 self._progress.close()
         if stop.requested:
-            raise interrupt.TrainingInterrupted(self._how_to_resume())
+            raise interrupt.TrainingInterrupted(self._how_to_resume(), stop.signum)
         if trainer.training_hooks is not None:
             trainer.training_hooks.on_train_end(trainer)
 
