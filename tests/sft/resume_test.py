@@ -19,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def logged(directory):
-    """The metrics of a run by step, without what measures time."""
+    """The metrics of a run by step, without what measures the machine."""
     lines = (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return [{k: v for k, v in row.items() if "time" not in k} for row in rows]
+    return [{k: v for k, v in row.items() if "time" not in k and "system" not in k} for row in rows]
 
 
 def finish(directory, data=None, **settings):

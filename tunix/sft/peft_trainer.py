@@ -18,6 +18,7 @@ from tunix.sft import (
     resume,
     step_handle,
     stepper,
+    system_metrics,
     train_data,
     train_state,
     train_step,
@@ -166,7 +167,13 @@ class PeftTrainer:
         metrics = self._stepper.step(self._train_steps + 1, micro_batches)
         self._train_steps += 1
         self._iter_steps += len(micro_batches)
-        return step_handle.StepHandle(self._train_steps, metrics)
+        counts = [system_metrics.count_tokens(batch) for batch in micro_batches]
+        return step_handle.StepHandle(
+            self._train_steps,
+            metrics,
+            tokens=sum(tokens for tokens, _ in counts),
+            row_length=max(length for _, length in counts),
+        )
 
     def evaluate(self, eval_ds: Iterable[Any]) -> dict[str, float]:
         """Return the mean loss and metrics over a data set, see :mod:`tunix.sft.evaluation`."""

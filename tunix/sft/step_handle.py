@@ -14,6 +14,10 @@ class StepHandle:
     """Number of the optimizer step, from 1."""
     metrics: Mapping[str, jax.Array]
     """Scalars on the device; passing them on costs nothing, reading one waits for the step."""
+    tokens: int = 0
+    """Tokens of its batches, see :func:`tunix.sft.system_metrics.count_tokens`; 0 if unknown."""
+    row_length: int = 0
+    """Tokens of the longest row."""
 
     def result(self) -> dict[str, float]:
         """Wait for the step and return its metrics as Python numbers."""

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 
-from tunix.sft import metrics_logger, progress_bar, step_handle
+from tunix.sft import metrics_logger, progress_bar, step_handle, system_metrics
 
 MAX_LOG_PERPLEXITY = 700.0
 """Above this the exponential does not fit a float; an untrained model is far below."""
@@ -18,6 +18,7 @@ class StepRecorder:
         logger: Where metrics go.
         prefix: First part of their names.
         progress: Shows them, if given.
+        system: Adds metrics of the machine, if given.
         lag: How many steps the host may be ahead of what is read here; 0 reads each step at
             once.
     """
@@ -27,10 +28,11 @@ class StepRecorder:
         logger: metrics_logger.MetricsLogger,
         prefix: str,
         progress: progress_bar.ProgressBar | None,
+        system: system_metrics.SystemMetrics | None,
         lag: int,
     ):
         self._logger, self._prefix = logger, prefix
-        self._progress, self._lag = progress, lag
+        self._progress, self._system, self._lag = progress, system, lag
         self._pending: collections.deque[step_handle.StepHandle] = collections.deque()
         self._clock = time.perf_counter()
 
@@ -58,6 +60,8 @@ class StepRecorder:
         del values["status"]  # reported by the watch for skipped steps
         now = time.perf_counter()
         values["step_time_sec"], self._clock = now - self._clock, now
+        if self._system is not None:
+            values |= self._system.read(handle.tokens, handle.row_length, values["step_time_sec"])
         self._log(values, metrics_logger.Mode.TRAIN, handle.step)
         if self._progress is not None:
             self._progress.update()

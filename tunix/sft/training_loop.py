@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from tunix.sft import evaluation, interrupt, profiler, progress_bar, step_recorder, train_data
+from tunix.sft import (
+    evaluation,
+    interrupt,
+    profiler,
+    progress_bar,
+    step_recorder,
+    system_metrics,
+    train_data,
+)
 
 if TYPE_CHECKING:
     from tunix.sft import peft_trainer
@@ -32,10 +40,12 @@ class TrainingLoop:
             self._first_step, config.max_steps, config.profiler_options
         )
         self._progress = self._progress_bar(train_ds)
+        self._system = system_metrics.SystemMetrics(trainer.model, trainer.perf_tracer)
         self._recorder = step_recorder.StepRecorder(
             trainer.metrics_logger,
             config.metrics_prefix,
             self._progress,
+            self._system,
             lag=config.max_inflight_computations - 1,
         )
 
@@ -46,7 +56,7 @@ class TrainingLoop:
         if trainer.training_hooks is not None:
             trainer.training_hooks.on_train_start(trainer)
         try:
-            with interrupt.graceful_interrupt() as stop:
+            with interrupt.graceful_interrupt() as stop, self._system:
                 self._recorder.restart_clock()
                 while not stop.requested and not self._is_complete() and self._step():
                     pass

@@ -1,0 +1,40 @@
+"""What the machine reports is what it does."""
+
+import numpy as np
+import pytest
+
+from tunix.perf import machine
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_the_peak_is_that_of_the_longest_name_that_fits(kind, peak):
+    assert machine.peak_flops(kind) == peak
+
+
+def test_host_memory_grows_with_what_is_held():
+    before = machine.host_bytes()
+    held = np.ones(64 * 2**20, np.uint8)
+    assert 60 * 2**20 < machine.host_bytes() - before < 100 * 2**20
+    assert held[-1] == 1
+
+
+def test_available_memory_is_less_than_a_huge_machine_and_more_than_nothing():
+    available = machine.host_bytes_available()
+    assert available is not None
+    assert 2**26 < available < 2**45
+
+
+def test_devices_that_do_not_tell_are_not_guessed():
+    # The CPU backend has no memory statistics.
+    assert machine.device_bytes() is None
+    assert machine.device_bytes_limit() is None
