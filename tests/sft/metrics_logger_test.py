@@ -1,13 +1,14 @@
 """Metrics: nothing waits for them, nothing is lost, nothing is swallowed."""
 
 import json
+import sys
 import threading
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix.sft import metrics_logger, metrics_writer
+from tunix.sft import metrics_backends, metrics_logger, metrics_writer
 from tunix.utils import config as config_lib
 
 TRAIN, EVAL = metrics_logger.Mode.TRAIN, metrics_logger.Mode.EVAL
@@ -223,3 +224,71 @@ def test_the_console_gets_a_line_per_step(capsys):
 def test_wrong_options_are_refused():
     with pytest.raises(config_lib.ConfigError, match="flush_every_n_steps must be at least 1"):
         metrics_logger.MetricsLoggerOptions(log_dir="x", flush_every_n_steps=0)
+
+
+class FakeWandb:
+    """Remembers what it is asked for, as the module and as its run."""
+
+    def __init__(self):
+        self.runs, self.logged, self.finished = [], [], 0
+
+    def init(self, **settings):
+        self.runs.append(settings)
+        return self
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture(name="wandb")
+def _wandb(monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(metrics_backends.importlib.util, "find_spec", lambda name: fake)
+    return fake
+
+
+def test_wandb_gets_the_scalars_of_a_step_together(tmp_path, wandb):
+    options = metrics_logger.MetricsLoggerOptions(
+        log_dir=str(tmp_path), project_name="mine", run_name="first", wandb="offline"
+    )
+    logger = metrics_logger.MetricsLogger(options)
+    for step in (1, 2):
+        logger.log("", "loss", 1.0 / step, "train", step)
+        logger.log("", "nll", 0.5, "train", step)
+    logger.close()
+    assert wandb.logged == [
+        (1, {"train/loss": 1.0, "train/nll": 0.5}),
+        (2, {"train/loss": 0.5, "train/nll": 0.5}),
+    ]
+    assert wandb.finished == 1
+    (run,) = wandb.runs
+    assert (run["project"], run["name"], run["mode"]) == ("mine", "first", "offline")
+    assert run["dir"] == str(tmp_path / "first")
+
+
+def test_a_directory_is_the_same_wandb_run_when_it_is_resumed(tmp_path, wandb):
+    for folder in ("one", "one", "two"):
+        backend = metrics_backends.WandbBackend(tmp_path / folder)
+        backend.log_scalar("loss", 1.0, 1)
+        backend.close()
+    first, again, other = (run["id"] for run in wandb.runs)
+    assert first == again != other
+    assert all(run["resume"] == "allow" for run in wandb.runs)
+
+
+def test_wandb_that_is_not_installed_is_an_error_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics_backends.importlib.util, "find_spec", lambda name: None)
+    options = metrics_logger.MetricsLoggerOptions(log_dir=str(tmp_path), wandb="online")
+    with pytest.raises(ImportError, match=r"pip install 'tunix\[wandb\]'"):
+        metrics_logger.MetricsLogger(options)
+
+
+def test_wandb_beside_own_backends_would_not_be_read(tmp_path):
+    with pytest.raises(ValueError, match="not read where backend_factories are given"):
+        metrics_logger.MetricsLoggerOptions(
+            log_dir=str(tmp_path), wandb="online", backend_factories=[Memory]
+        )

@@ -1,14 +1,16 @@
-"""Where metrics go: JSON lines, TensorBoard, the console. One small class adds another.
+"""Where metrics go: JSON lines, TensorBoard, W&B, the console. One small class adds another.
 
 Backends are called from one thread, the writer's, and may be slow.
 """
 
+import hashlib
+import importlib.util
 import json
 import math
 import os
 import pathlib
 import sys
-from typing import Any, Protocol, TextIO, runtime_checkable
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 from tunix.utils import json_lines
 
@@ -125,6 +127,76 @@ class TensorboardBackend:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+class WandbBackend:
+    """A run of Weights and Biases.
+
+    A resumed run goes on in the same W&B run; steps that it logs again are ignored there, as W&B
+    keeps what came first.
+
+    Args:
+        directory: Where W&B keeps its files; a ``wandb`` directory is made in it.
+        project: Name of the project.
+        name: Name of the run; by default that of the directory.
+        mode: ``offline`` writes files only, for ``wandb sync`` later.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        project: str = "tunix",
+        name: str = "",
+        mode: Literal["online", "offline"] = "online",
+    ):
+        if importlib.util.find_spec("wandb") is None:
+            raise ImportError(
+                "logging to Weights and Biases needs the package wandb: pip install 'tunix[wandb]'"
+            )
+        self._directory = pathlib.Path(os.path.abspath(directory))
+        self._project, self._mode = project, mode
+        self._name = name or self._directory.name
+        self._run: Any = None
+        self._step: int | None = None
+        self._values: dict[str, float] = {}
+
+    def log_scalar(self, event: str, value: float, step: int) -> None:
+        """Add a scalar; those of one step are sent together."""
+        if step != self._step or event in self._values:
+            self.flush()
+        self._step = step
+        self._values[event] = value
+
+    def flush(self) -> None:
+        """Hand the step in progress to W&B."""
+        if not self._values:
+            return
+        if self._run is None:
+            self._run = self._start()
+        self._run.log(self._values, step=self._step)
+        self._values = {}
+
+    def close(self) -> None:
+        """Send what is left and end the run."""
+        self.flush()
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+    def _start(self) -> Any:
+        import wandb  # here, in the writer thread: it takes seconds to import
+
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # The same directory is the same run, in another process too.
+        identity = hashlib.sha256(str(self._directory).encode()).hexdigest()[:16]
+        return wandb.init(
+            project=self._project,
+            name=self._name,
+            id=identity,
+            resume="allow",
+            dir=str(self._directory),
+            mode=self._mode,
+        )
 
 
 class ConsoleBackend:

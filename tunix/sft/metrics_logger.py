@@ -6,7 +6,7 @@ import enum
 import pathlib
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ LoggingBackend = metrics_backends.LoggingBackend
 JsonLinesBackend = metrics_backends.JsonLinesBackend
 TensorboardBackend = metrics_backends.TensorboardBackend
 ConsoleBackend = metrics_backends.ConsoleBackend
+WandbBackend = metrics_backends.WandbBackend
 BackendFactory = Callable[[], LoggingBackend]
 
 
@@ -42,14 +43,20 @@ class MetricsLoggerOptions(config_lib.Config):
     """If given, the files are made in this subdirectory of ``log_dir``."""
     flush_every_n_steps: int = 100
     """After how many steps everything is handed to the operating system."""
+    wandb: Literal["online", "offline"] | None = None
+    """Whether to log to Weights and Biases too; ``offline`` only writes files in ``log_dir``."""
     backend_factories: list[BackendFactory] | None = None
-    """What makes the backends; JSON lines and TensorBoard if not given."""
+    """What makes the backends; JSON lines, TensorBoard and, if asked for, W&B if not given."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these options."""
         yield from super().problems()
         if self.flush_every_n_steps < 1:
             yield f"flush_every_n_steps must be at least 1, got {self.flush_every_n_steps}"
+        if self.wandb not in (None, "online", "offline"):
+            yield f"wandb must be 'online', 'offline' or None, got {self.wandb!r}"
+        if self.wandb is not None and self.backend_factories is not None:
+            yield "wandb is not read where backend_factories are given; add WandbBackend to them"
 
     @property
     def directory(self) -> pathlib.Path:
@@ -61,10 +68,15 @@ class MetricsLoggerOptions(config_lib.Config):
         if self.backend_factories is not None:
             return [factory() for factory in self.backend_factories]
         title = "/".join(filter(None, (self.project_name, self.run_name)))
-        return [
+        backends: list[LoggingBackend] = [
             JsonLinesBackend(self.directory / "metrics.jsonl"),
             TensorboardBackend(self.directory / "tensorboard", title),
         ]
+        if self.wandb is not None:
+            backends.append(
+                WandbBackend(self.directory, self.project_name, self.run_name, self.wandb)
+            )
+        return backends
 
 
 class MetricsLogger:
