@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,11 +51,17 @@ class Stepper:
         self._throttler = inflight_throttler.InflightThrottler(max_inflight)
         self._watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
         self._functions: train_step.StepFunctions | None = None
+        self._computed: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._split, params, variables = train_state.split_model(model)
         arrays = (params, self._split.frozen)
         self.mesh = sharding_utils.mesh_of(arrays) or sharding_utils.active_mesh()
         self.state = train_state.create_train_state(params, variables, optimizer, mesh=self.mesh)
         self._split.write_back(self.state)
+
+    @property
+    def frozen(self) -> train_state.Arrays:
+        """The parameters that are not trained."""
+        return self._split.frozen
 
     def set_loss(self, loss_fn: train_step.LossFn, *, has_aux: bool) -> None:
         """Train on another loss."""
@@ -85,7 +91,7 @@ class Stepper:
         """Take the model's arrays and structure as they are now; the optimizer's state stays."""
         split, params, variables = train_state.split_model(self.model)
         if split.graphdef != self._split.graphdef:
-            self._functions = None
+            self._functions = self._computed = None
         self._split = split
         self.replace_state(dataclasses.replace(self.state, params=params, variables=variables))
 
@@ -115,6 +121,26 @@ class Stepper:
             self._split.frozen,
             self._placed(inputs, replicate_uneven=True),
         )
+
+    def compute(self, fn: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
+        """Dispatch ``fn(model, **inputs)`` in evaluation mode, without gradient.
+
+        Args:
+            fn: A pure function of the model and one micro-batch; compiled once.
+            inputs: Its keyword arguments, placed like those of a loss.
+        """
+        if self._computed is None or self._computed[0] != fn:
+            split = self._split
+
+            def run(params: Any, variables: Any, frozen: Any, inputs: Mapping[str, Any]) -> Any:
+                model = split.merge(params, variables, frozen)
+                model.eval()
+                return fn(model, **inputs)
+
+            self._computed = fn, jax.jit(run)
+        state = self.state
+        placed = self._placed(inputs, replicate_uneven=True)
+        return self._computed[1](state.params, state.variables, self._split.frozen, placed)
 
     def report_skipped(self) -> None:
         """Wait until the status of every step is known, and report those that were skipped."""
