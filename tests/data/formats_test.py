@@ -68,7 +68,7 @@ def test_a_mistyped_format_gets_a_suggestion():
         pytest.param({"messages": [{"from": "user", "content": "x"}]},
                      "message 0: 'role' must be a word such as 'user', found None, its keys are "
                      "['content', 'from']", id="other keys"),
-        pytest.param({"messages": [USER, {"role": "assistant"}]}, "message 1: has no 'content'",
+        pytest.param({"messages": [USER, {"role": "assistant"}]}, "message 1: 'content' is missing",
                      id="no content"),
         pytest.param({"messages": [{"role": "user", "content": 3}]},
                      "message 0: 'content' must be text, found int", id="a number"),
@@ -94,8 +94,8 @@ def test_faulty_texts_are_named_all_at_once():
         parse({"prompt": "a", "completion": "b"}, {"prompt": 3, "completion": ""},
               {"prompt": "a", "completion": ["b"]}, {"prompt": "a"})  # fmt: skip
     assert caught.value.problems == (
-        "row 1: column 'prompt' must be text, found int",
-        "row 1: column 'completion' is empty",
-        "row 2: column 'completion' must be text, found list",
-        "row 3: no column 'completion'; found ['prompt']",
+        "row 1: column 'prompt' must be text, found int; put it in quotes, or remove the row",
+        "row 1: column 'completion' is empty; remove the row or write it",
+        "row 2: column 'completion' must be text, found list; put it in quotes, or remove the row",
+        "row 3: no column 'completion'; found ['prompt']; every row must be a 'prompt_completion'",
     )

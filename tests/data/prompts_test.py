@@ -92,7 +92,8 @@ def test_prompts_that_are_too_long_can_be_filtered_but_not_all_of_them():
         pytest.param({"prompt": 7, "answer": 1}, "row 1: column 'prompt': expected a list",
                      id="a number"),
         pytest.param({"prompt": [{"role": "a b", "content": "x"}], "answer": 1},
-                     "row 1: chat template: bad messages", id="a role that is no word"),
+                     "row 1: column 'prompt': message 0: 'role' 'a b' is not one of",
+                     id="a role that is no word"),
     ],
 )  # fmt: skip
 def test_a_row_that_differs_from_the_first_is_named(row, problem):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data import tokenizers
-from tunix.data import errors, report, sft_data, sources
+from tunix.data import batching, errors, report, sft_data, sources
 from tunix.utils import config
 
 TOKENIZER = tokenizers.make()
@@ -45,8 +45,11 @@ def test_a_row_that_is_too_long_stops_everything_and_is_named(tmp_path, where):
         sft_data.load(source, TOKENIZER, sft_data.SftDataConfig(max_target_length=8))
     at = "row {}" if where == "list" else f"{source}:{{}}"
     first = 1 if where == "list" else 2
-    assert f"{at.format(first)}: has 10 tokens, max_target_length is 8" in str(caught.value)
-    assert f"{at.format(first + 1)}: has 11 tokens" in str(caught.value)
+    where = "columns 'prompt' and 'completion'"
+    assert f"{at.format(first)}: {where}: has 10 tokens, max_target_length is 8" in str(
+        caught.value
+    )
+    assert f"{at.format(first + 1)}: {where}: has 11 tokens" in str(caught.value)
 
 
 def test_rows_that_are_too_long_can_be_dropped():
@@ -57,7 +60,7 @@ def test_rows_that_are_too_long_can_be_dropped():
 
 
 def test_truncated_rows_keep_their_beginning_and_are_reported_as_never_stopping():
-    examples, account = tokenized(pairs(3, 9), max_target_length=8, too_long="truncate")
+    examples, account = tokenized(pairs(3, 9), max_target_length=8, too_long="keep_start")
     assert [len(example.tokens) for example in examples] == [4, 8]
     assert examples[1].loss_weights.tolist() == [0.0] + [1.0] * 7
     assert account.truncated == account.never_stop == ["row 1"]
@@ -70,7 +73,9 @@ TRAINABLE = {"messages": [*UNTRAINABLE["messages"], {"role": "assistant", "conte
 
 
 def test_a_row_without_a_token_to_train_is_an_error():
-    with pytest.raises(errors.DataError, match="row 1: it has no token to train"):
+    with pytest.raises(
+        errors.DataError, match="row 1: column 'messages': it has no token to train"
+    ):
         tokenized([TRAINABLE, UNTRAINABLE])
 
 
@@ -84,14 +89,16 @@ def test_rows_without_a_token_to_train_can_be_dropped_but_not_all_of_them():
 
 def test_a_row_whose_reply_is_cut_off_by_truncation_is_untrainable():
     rows = [{"prompt": "a " * 9, "completion": "b"}]
-    with pytest.raises(errors.DataError, match="its first 8 tokens hold no token to train"):
-        tokenized(rows, max_target_length=8, too_long="truncate")
+    with pytest.raises(
+        errors.DataError, match="what is left of it in 8 tokens has no token to train"
+    ):
+        tokenized(rows, max_target_length=8, too_long="keep_start")
 
 
 def test_what_a_template_refuses_is_named_by_row():
     tokenizer = tokenizers.make("{{ raise_exception('no ' + messages[0].content) }}")
     rows = sources.read_rows([TRAINABLE])
-    with pytest.raises(errors.DataError, match=r"row 0: chat template: .*no hi"):
+    with pytest.raises(errors.DataError, match=r"row 0: column 'messages': chat template: .*no hi"):
         sft_data.tokenize_rows(rows, tokenizer, sft_data.SftDataConfig())
 
 
@@ -158,6 +165,7 @@ def test_every_bad_setting_is_named():
             max_target_length=1,
             too_long="cut",
             untrainable="keep",
+            train_on="prompts",
             batch_size=0,
             packing_window=0,
             pad_to="min",
@@ -165,10 +173,48 @@ def test_every_bad_setting_is_named():
             num_epochs=0,
             last_batch="pad",
         )
-    assert len(caught.value.problems) == 10
+    assert len(caught.value.problems) == 11
     assert "did you mean 'messages'" in str(caught.value)
 
 
 def test_a_long_list_of_rows_is_shortened():
     account = report.DataReport(rows=1, truncated=[f"row {i}" for i in range(1234)])
     assert "1,234 rows (row 0, row 1, row 2, row 3, row 4 and 1,229 more)" in str(account)
+
+
+def test_the_end_of_a_long_row_can_be_kept():
+    examples, account = tokenized(pairs(9), max_target_length=8, too_long="keep_end")
+    assert len(examples[0].tokens) == 8
+    assert examples[0].tokens[-1] == tokenizers.EOS
+    assert (account.truncated, account.never_stop) == (["row 0"], [])
+    with_bos = tokenizers.make(bos="<bos>")
+    settings = sft_data.SftDataConfig(max_target_length=8, too_long="keep_end")
+    examples, _ = sft_data.tokenize_rows(sources.read_rows(pairs(9)), with_bos, settings)
+    assert examples[0].tokens[[0, -1]].tolist() == [tokenizers.BOS, tokenizers.EOS]
+
+
+def test_hosts_share_the_rows_of_every_batch_also_of_the_last():
+    settings = sft_data.SftDataConfig(max_target_length=16, batch_size=4, num_epochs=2)
+    whole = list(sft_data.load(pairs(*range(2, 12)), TOKENIZER, settings)[0])
+    shards = [batching.Shard(process_index=i, process_count=2) for i in range(2)]
+    parts = [
+        list(sft_data.load(pairs(*range(2, 12)), TOKENIZER, settings, shard=shard)[0])
+        for shard in shards
+    ]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, np.concatenate([half[name] for half in halves]))
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [((0, 3), "a batch of 4 rows does not divide among 3"), ((2, 2), "process_index 2 is none of")],
+)
+def test_batches_that_do_not_divide_among_hosts_are_refused(shard, message):
+    settings = sft_data.SftDataConfig(max_target_length=16, batch_size=4)
+    index, count = shard
+    with pytest.raises(ValueError, match=message):
+        sft_data.load(
+            pairs(3), TOKENIZER, settings,
+            shard=batching.Shard(process_index=index, process_count=count),
+        )  # fmt: skip

@@ -52,8 +52,12 @@ def test_every_bad_line_is_named_at_once(tmp_path):
     ("source", "message"),
     [
         pytest.param([], "the data set:\n  - it is empty", id="no rows"),
-        pytest.param(["text"], "row 0: expected an object of columns, found str", id="text"),
-        pytest.param("/no/such.jsonl", "/no/such.jsonl:\n  - there is no such file", id="no file"),
+        pytest.param([3], "row 0: expected an object of columns, found int", id="numbers"),
+        pytest.param(
+            "/no/such.jsonl",
+            "/no/such.jsonl:\n  - /no/such.jsonl: there is no such file",
+            id="no file",
+        ),
         pytest.param("/", "it is a directory", id="a directory"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from tests.data import tokenizers
 from tests.generate import tiny_tokenizer
-from tunix.data import formats, tokenize
+from tunix.data import formats, sources, tokenize
 
 
 def show(example, tokenizer):
@@ -84,3 +84,70 @@ def test_tools_reach_the_template():
     example = tokenize.tokenize(formats.Conversation(messages, [{"name": "add"}]), tokenizer)
     assert '"name": "add"' in tokenizer.decode(example.tokens)
     assert show(example, tokenizer) == "b<|im_end|>"
+
+
+def four_turns(first, second):
+    """Two questions with replies that have these further keys."""
+    return [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"} | first,
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"} | second,
+    ]
+
+
+def tokenized(row, template=tiny_tokenizer.CHATML, **options):
+    tokenizer = tokenizers.make(template)
+    (example,) = formats.parse_rows(sources.read_rows([row]))
+    return tokenize.tokenize(example, tokenizer, **options), tokenizer
+
+
+@pytest.mark.parametrize("template", [tiny_tokenizer.CHATML, tiny_tokenizer.CHATML_MARKED])
+def test_replies_weigh_what_their_messages_say(template):
+    row = {"messages": four_turns({"weight": 0.5}, {})}
+    example, tokenizer = tokenized(row, template)
+    plain, _ = tokenized({"messages": four_turns({}, {})}, template)
+    assert (example.tokens == plain.tokens).all()
+    half = example.tokens[example.loss_weights == 0.5]
+    assert tokenizer.decode(half.tolist()) == "b<|im_end|>"
+    assert tokenizer.decode(example.tokens[example.loss_weights == 1].tolist()) == "d<|im_end|>"
+
+
+@pytest.mark.parametrize("skip", [{"weight": 0}, {"train": False}])
+def test_a_reply_of_weight_zero_is_context(skip):
+    example, tokenizer = tokenized({"messages": four_turns(skip, {"train": True})})
+    assert show(example, tokenizer) == "d<|im_end|>"
+
+
+def test_a_template_may_rewrite_turns_that_are_not_trained():
+    thought = {"content": "<think>x</think>b"}
+    with pytest.raises(ValueError, match="rewrites earlier turns"):
+        tokenized({"messages": four_turns(thought, {})}, tiny_tokenizer.THINKING)
+    row = {"messages": four_turns(thought | {"weight": 0}, {})}
+    example, tokenizer = tokenized(row, tiny_tokenizer.THINKING)
+    assert show(example, tokenizer) == "d<|im_end|>"
+    assert "think" not in tokenizer.decode(example.tokens.tolist())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"prompt": "12 and", "completion": " 34"}, {"messages": four_turns({}, {"weight": 0.5})}],
+    ids=["prompt and completion", "messages"],
+)
+def test_prompts_can_be_trained_too(row):
+    replies, _ = tokenized(row)
+    everything, _ = tokenized(row, train_on="everything")
+    assert (replies.tokens == everything.tokens).all()
+    expected = np.where(replies.loss_weights > 0, replies.loss_weights, 1.0)
+    expected[0] = 0.0
+    np.testing.assert_array_equal(everything.loss_weights, expected)
+
+
+def test_the_end_of_an_example_can_be_kept_behind_its_bos():
+    example = tokenize.TokenizedExample(np.arange(8, dtype=np.int32), np.ones(8, np.float32))
+    cut = example.last(4, keep=1)
+    assert cut.tokens.tolist() == [0, 5, 6, 7]
+    assert cut.loss_weights.tolist() == [1, 0, 1, 1], "5 did not follow 0"
+    assert example.last(3).tokens.tolist() == [5, 6, 7]
+    assert example.last(3).loss_weights.tolist() == [0, 1, 1]
+    assert example.loss_weights.sum() == 8, "the example itself is as it was"

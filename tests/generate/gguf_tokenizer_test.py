@@ -144,8 +144,8 @@ def test_an_unknown_pre_tokenizer_is_named_with_a_suggestion():
 
 
 def test_other_kinds_of_vocabulary_are_named():
-    with pytest.raises(tokenizer_backends.TokenizerError, match="model is 'llama'"):
-        gguf_tokenizer.from_metadata({"tokenizer.ggml.model": "llama"}, "x.gguf")
+    with pytest.raises(tokenizer_backends.TokenizerError, match="model is 'bert'"):
+        gguf_tokenizer.from_metadata({"tokenizer.ggml.model": "bert"}, "x.gguf")
 
 
 def test_a_file_without_a_tokenizer_lists_what_it_lacks():

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from tests.models import gguf_writer, hf_llama
-from tunix.models import automodel, naming, sources
+from tunix.models import automodel, families, naming, sources
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
 from tunix.models.transformer import sharding
@@ -128,12 +128,14 @@ def test_a_model_name_calls_its_preset():
 def test_a_name_without_preset_suggests_the_nearest():
     with pytest.raises(config_lib.ConfigError, match="did you mean 'llama3p1_8b'"):
         automodel.call_model_config("llama3.1-9b")
-    with pytest.raises(
-        config_lib.ConfigError, match="architecture 'qwen3', which is not supported"
-    ):
-        automodel.call_model_config("qwen3-8b")
     with pytest.raises(naming.NamingError):
         automodel.call_model_config("unheard-of-8b")
+
+
+def test_a_name_whose_architecture_cannot_be_built_lists_those_that_can(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", {"llama3": families.FAMILIES["llama3"]})
+    with pytest.raises(config_lib.ConfigError, match=r"'qwen3', which is not supported.*llama3"):
+        automodel.call_model_config("qwen3-8b")
 
 
 def test_every_preset_is_reached_by_its_name():
@@ -141,6 +143,39 @@ def test_every_preset_is_reached_by_its_name():
     for preset in (name for name, member in members if isinstance(member, classmethod)):
         name = naming.get_model_name_from_model_id(preset)
         assert automodel.call_model_config(name) == getattr(llama3.ModelConfig, preset)()
+
+
+def test_a_name_leads_to_the_modules_of_its_family():
+    kinds = automodel.ModelModule
+    assert automodel.get_model_module("llama3.1-8b", kinds.MODEL) is llama3
+    assert automodel.get_model_module("smollm2-135m", kinds.PARAMS) is params
+    with pytest.raises(config_lib.ConfigError, match=r"no module 'params_safetensors'.*'params'"):
+        automodel.get_model_module("llama3.1-8b", kinds.PARAMS_SAFETENSORS)
+
+
+def test_a_name_and_a_config_are_enough_to_load_safetensors(hf, folder):
+    config = AutoModel.from_pretrained(str(folder), precision="exact")[0].config
+    (folder / "config.json").unlink()
+    model = automodel.create_model_from_safe_tensors("llama3.1-8b", str(folder), config)
+    assert hf_llama.logits_error(model, hf) < 1e-5
+    stored = automodel.create_model_from_safe_tensors(
+        "llama3.1-8b", str(folder), config, dtype="bfloat16"
+    )
+    assert stored.config.param_dtype == "bfloat16"
+
+
+def test_an_abstract_model_has_shapes_and_no_arrays(folder):
+    abstract, path = automodel.abstract_model(str(folder), dtype="bfloat16")
+    model, _ = AutoModel.from_pretrained(str(folder), dtype="bfloat16")
+    assert path == str(folder)
+    assert abstract.config == model.config
+    leaves, expected = jax.tree.leaves(nnx.state(abstract)), jax.tree.leaves(nnx.state(model))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert [(x.shape, x.dtype) for x in leaves] == [(x.shape, x.dtype) for x in expected]
+
+
+def test_what_is_local_is_not_downloaded(folder):
+    assert automodel.download_model(str(folder)) == str(folder)
 
 
 def test_a_loaded_model_is_complete(folder):

@@ -99,7 +99,7 @@ def yarn(writer):
     ("extra", "message"),
     [
         (other_factors, "rope_freqs.weight is not the rotary scaling of Llama 3.1"),
-        (yarn, "rope_parameters has type 'yarn'"),
+        (yarn, "llama.rope.scaling.type is 'yarn'"),
         (lambda writer: writer.add_expert_count(8), "llama.expert_count is 8"),
         (lambda writer: writer.add_value_length(4), "llama.attention.value_length is 4"),
     ],

@@ -70,6 +70,42 @@ def test_runtime_fields_are_passed_on():
             id="transformers 5",
         ),
         pytest.param(
+            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            1e4,
+            rope.RopeScaling(kind="yarn", factor=4.0, original_max_position=640),
+            id="yarn, which takes the model's length where none is given",
+        ),
+        pytest.param(
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                    "beta_fast": 16,
+                    "beta_slow": 2,
+                    "attention_factor": 0.9,
+                    "truncate": False,
+                }
+            },
+            1e4,
+            rope.RopeScaling(
+                kind="yarn",
+                factor=4.0,
+                original_max_position=64,
+                beta_fast=16.0,
+                beta_slow=2.0,
+                attention_factor=0.9,
+                truncate=False,
+            ),
+            id="yarn with all its numbers",
+        ),
+        pytest.param(
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            1e4,
+            rope.RopeScaling(kind="dynamic", factor=2.0, original_max_position=640),
+            id="dynamic",
+        ),
+        pytest.param(
             {"rope_theta": 1e4, "rope_parameters": hf_llama.LLAMA3_SCALING | {"rope_theta": 1e4}},
             1e4,
             rope.RopeScaling(
@@ -93,17 +129,42 @@ def test_both_ways_of_writing_rope(fields, theta, scaling):
     ("fields", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"attention_bias": "yes"}, "attention_bias must be true or false, got 'yes'"),
         ({"pretraining_tp": 2}, "pretraining_tp is 2"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling has type 'yarn'"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "rope_scaling has type 'longrope', which is not supported; known are "
+            "['default', 'linear', 'dynamic', 'llama3', 'yarn']",
+        ),
         (
             {"rope_scaling": {"rope_type": "lama3", "factor": 2.0}},
-            "rope_scaling has type 'lama3', which is not supported; known are "
-            "['default', 'linear', 'llama3'] (did you mean 'llama3'?)",
+            "(did you mean 'llama3'?)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}},
+            "rope_scaling.mscale is 0.7, which is not supported (only no such field)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}},
+            "rope_scaling.mscale_all_dim is 1.0, which is not supported (only no such field)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": 1}},
+            "rope_scaling.truncate must be true or false, got 1",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": "x"}},
+            "rope_scaling.beta_fast must be a positive number, got 'x'",
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+                "max_position_embeddings": None,
+            },
+            "max_position_embeddings is missing",
         ),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is missing"),
         (
@@ -133,7 +194,7 @@ def test_what_cannot_be_represented_is_named_with_its_value(fields, message):
 
 
 def test_all_problems_come_at_once():
-    found = problems_of(hidden_act="relu", mlp_bias=True, hidden_size=0, rope_theta=-1.0)
+    found = problems_of(hidden_act="relu", pretraining_tp=2, hidden_size=0, rope_theta=-1.0)
     assert len(found) == 4
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunix.models import naming
+from tunix.models import automodel, families, naming
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,14 @@ def test_an_unknown_family_is_told_with_the_nearest_known_one():
 def test_a_name_without_a_size_is_an_error(name):
     with pytest.raises(naming.NamingError, match="has no size"):
         naming.split(name)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_the_name_of_every_preset_leads_to_it(family):
+    config_class = families.FAMILIES[family].config_class
+    presets = [name for name, member in vars(config_class).items() if type(member) is classmethod]
+    assert presets
+    for preset in presets:
+        assert naming.get_model_config_id(preset) == preset
+        assert naming.get_model_config_category(preset) == family
+        assert automodel.call_model_config(preset) == getattr(config_class, preset)()

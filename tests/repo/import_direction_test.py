@@ -14,6 +14,8 @@ ALLOWED = {
     "models": {"ops"} | _LOW,
     "data": {"ops"} | _LOW,
     "generate": _MIDDLE,
+    "oss": {"models"},
+    "processors": {"models"} | _LOW,
     "sft": _MIDDLE,
     "rl": {"generate", "sft"} | _MIDDLE,
     "cli": {"rl", "generate", "sft"} | _MIDDLE,

@@ -9,16 +9,17 @@ from flax import nnx
 from tests.sft import toys
 from tunix.models import lora
 from tunix.sft import losses, train_state, training_input
+from tunix.utils import config as config_lib
 
 
-def loss_and_grads(model, batch):
+def loss_and_grads(model, batch, loss=losses.next_token_loss):
     """Loss sum, weight sum and gradients by name."""
     batch = {name: jnp.asarray(value) for name, value in batch.items()}
     split, params, variables = train_state.split_model(model)
 
     def total(params):
         merged = split.merge(params, variables, split.frozen)
-        output = losses.next_token_loss(merged, **batch)
+        output = loss(merged, **batch)
         return output.loss_sum, output
 
     (_, output), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
@@ -169,3 +170,36 @@ def test_boolean_and_integer_masks_are_weights_of_one():
         mask = (batch["input_mask"] > 0).astype(dtype)
         results.append(losses.next_token_loss(model, tokens, jnp.asarray(mask)).finalize())
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("settings", [{"label_smoothing": 0.2}, {"z_loss": 0.1}])
+@pytest.mark.parametrize("tied", [True, False])
+def test_smoothing_and_z_loss_are_those_of_plain_logits(settings, tied):
+    loss = losses.NextTokenLoss(**settings)
+    batch = toys.token_batch(3, 10)
+    fused = loss_and_grads(toys.tiny_decoder(weight_tying=tied), batch, loss)
+    foreign = toys.ForeignModel(toys.tiny_decoder(weight_tying=tied))
+    plain = loss_and_grads(foreign, batch, loss)
+    np.testing.assert_allclose(fused[:2], plain[:2], rtol=1e-5)
+    assert_same_gradients({f"inner.{n}": g for n, g in fused[2].items()}, plain[2])
+
+
+def test_smoothing_and_z_loss_of_known_logits():
+    class Constant(nnx.Module):
+        def __call__(self, tokens, positions, cache, attention_mask):
+            return jnp.broadcast_to(jnp.array([2.0, 0.0]), (*tokens.shape, 2)), cache
+
+    tokens, weights = jnp.array([[1, 0, 1]]), jnp.array([[0.0, 1.0, 2.0]])
+    normalizer = np.log(np.exp(2.0) + 1.0)
+    nll = np.array([normalizer - 2.0, normalizer])
+    everyone = normalizer - 1.0
+    expected = np.array([1.0, 2.0]) @ (0.9 * nll + 0.1 * everyone + 0.5 * normalizer**2)
+    output = losses.NextTokenLoss(label_smoothing=0.1, z_loss=0.5)(Constant(), tokens, weights)
+    np.testing.assert_allclose(output.loss_sum, expected, rtol=1e-6)
+    np.testing.assert_allclose(output.metrics["nll"][0], np.array([1.0, 2.0]) @ nll, rtol=1e-6)
+
+
+def test_settings_out_of_range_are_named_together():
+    with pytest.raises(config_lib.ConfigError) as caught:
+        losses.NextTokenLoss(label_smoothing=1.0, z_loss=-1.0)
+    assert len(caught.value.problems) == 2

@@ -66,6 +66,8 @@ def run(num_devices, directory):
         "sharded": sum(not x.is_fully_replicated for x in jax.tree.leaves(trainer.state)),
     }  # fmt: skip
     trainer.close()
+    if mesh is not None:
+        result["moved"] = moved(directory, data)
     again = peft_trainer.PeftTrainer(sharded_decoder(mesh), optimizer, config)
     toys.assert_bit_identical(again.state, trainer.state)
     shardings = [jax.tree.map(lambda x: x.sharding, t.state) for t in (again, trainer)]
@@ -73,6 +75,27 @@ def run(num_devices, directory):
     if mesh is not None:
         result["errors"] = errors(mesh)
     return result
+
+
+def moved(directory, data):
+    """Losses of a run that starts on two devices and goes on, from its checkpoint, on all."""
+    losses = []
+    for count, steps in ((2, 2), (jax.device_count(), 4)):
+        config = peft_trainer.TrainingConfig(
+            eval_every_n_steps=9,
+            max_steps=steps,
+            pbar_description=None,
+            gradient_accumulation_steps=2,
+            checkpoint_root_directory=f"{directory}/moved",
+        )
+        mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",))
+        optimizer = optax.sgd(1e-4, momentum=0.9)
+        trainer = peft_trainer.PeftTrainer(sharded_decoder(mesh), optimizer, config)
+        assert {len(x.sharding.device_set) for x in jax.tree.leaves(trainer.state)} == {count}
+        trainer.train(data)
+        losses += trainer.metrics_logger.get_metric_history("", "loss", "train").tolist()
+        trainer.close()
+    return losses
 
 
 def errors(mesh):

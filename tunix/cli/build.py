@@ -6,12 +6,13 @@ import pathlib
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import rich.console
 from flax import nnx
 
 from tunix.cli import schema
 from tunix.generate import tokenizer_adapter
-from tunix.models import automodel, lora
-from tunix.sft import metrics_logger, run_directory
+from tunix.models import automodel, lora, quantized
+from tunix.sft import memory_estimate, metrics_logger, run_directory
 from tunix.utils import config as config_lib
 
 
@@ -55,8 +56,11 @@ def make_model(
         precision=options.precision,
         remat=options.remat,
     )
-    if options.lora_config is not None:
-        lora.apply_lora(model, options.lora_config, rngs=nnx.Rngs(options.rng_seed))
+    adapters = options.lora_config
+    if adapters is not None:
+        if adapters.weight_qtype is not None:
+            quantized.quantize_model(model, adapters.weight_qtype, block=adapters.tile_size)
+        lora.apply_lora(model, adapters, rngs=nnx.Rngs(options.rng_seed))
     return model, path
 
 
@@ -73,6 +77,13 @@ def checkpointing_options(
     """Return how often to save and how much to keep."""
     if options is None:
         return None
+    if options.save_interval_seconds is not None:
+        by_time = ocp.checkpoint_managers.ContinuousCheckpointingPolicy(
+            minimum_interval_secs=options.save_interval_seconds
+        )
+        return ocp.CheckpointManagerOptions(
+            save_decision_policy=by_time, max_to_keep=options.max_to_keep
+        )
     return ocp.CheckpointManagerOptions(
         save_interval_steps=options.save_interval_steps, max_to_keep=options.max_to_keep
     )
@@ -86,14 +97,23 @@ def metrics_options(
         log_dir=str(directory.path),
         project_name=options.project_name,
         flush_every_n_steps=options.flush_every_n_steps,
+        wandb=options.wandb,
     )
 
 
 def count_parameters(model: nnx.Module) -> tuple[int, int]:
     """Return how many parameters the model has, and how many of them are trained."""
-    total = _size(nnx.state(model, nnx.Param))
+    total = _size(nnx.state(model, nnx.Param)) + quantized.num_weights(model)
     adapters = _size(nnx.state(model, nnx.LoRAParam))
     return total, adapters or total
+
+
+def report_memory(found: memory_estimate.MemoryEstimate, out: rich.console.Console) -> None:
+    """Say what training will take, and what to do if that is more than there is."""
+    out.print(f"memory     {found}", markup=False)
+    problem = memory_estimate.warning(found, memory_estimate.available_bytes())
+    if problem is not None:
+        out.print(f"warning    {problem}", markup=False, style="yellow")
 
 
 def _size(state: nnx.State) -> int:

@@ -131,6 +131,12 @@ class GrpoRun(schema.RunOptions):
         yield from schema.below_one("num_train_epochs", self.num_train_epochs)
         if self.num_train_epochs is None and self.rl_training_config.max_steps is None:
             yield "nothing ends the run: set rl_training_config.max_steps or num_train_epochs"
+        adapters = self.model_config.lora_config
+        if adapters is not None and adapters.dropout:
+            yield (
+                "model_config.lora_config.dropout is for supervised training: policies whose "
+                "log-probabilities are compared must not drop anything; remove it"
+            )
         if (self.task is None) == (self.data_path is None):
             yield "set either task or data_path: where the questions come from"
         if self.task is None:

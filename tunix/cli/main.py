@@ -11,9 +11,11 @@ from tunix.cli import errors
 # Modules are imported when their command runs, so that help is instant.
 COMMANDS = {
     "sft": ("tunix.cli.sft_main", "train on examples: conversations, prompts with answers, text"),
+    "dpo": ("tunix.cli.dpo_main", "train on preferences: which of two answers is better"),
     "grpo": ("tunix.cli.grpo_main", "train by reinforcement: sample, score, reinforce"),
     "checkpoints": ("tunix.cli.checkpoints_main", "list, verify and prune checkpoints"),
     "generate": ("tunix.cli.generate_main", "sample from a model"),
+    "export": ("tunix.cli.export_main", "write a trained model for transformers"),
 }
 
 

@@ -7,13 +7,16 @@ decay that does not help.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, Literal
 
+import jax
 import optax
+import optax.contrib
 
+from tunix.cli import schedules
 from tunix.utils import config as config_lib
 
-Number = TypeVar("Number", int, float)
+SCHEDULES = schedules.SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,14 +24,14 @@ class OptimizerOptions(config_lib.Config):
     """The block ``optimizer_config``. Unset means the default of the tables below."""
 
     opt_type: str = "adamw"
-    """``adam``, ``adamw``, ``lion`` or ``sgd``."""
+    """``adafactor``, ``adam``, ``adamw``, ``lion``, ``muon`` or ``sgd``."""
 
     learning_rate: float | None = None
     """The highest learning rate of the schedule; 1e-5 when neither it nor ``peak_value`` is set."""
 
     schedule_type: str = "constant_schedule"
-    """``constant_schedule``, ``warmup_constant_schedule``, ``warmup_linear_decay_schedule`` or
-    ``warmup_cosine_decay_schedule``."""
+    """``constant_schedule``, ``warmup_constant_schedule``, ``warmup_linear_decay_schedule``,
+    ``warmup_cosine_decay_schedule`` or ``warmup_stable_decay_schedule``."""
 
     value: float | None = None
     """Another name of ``learning_rate`` for ``constant_schedule``."""
@@ -51,6 +54,9 @@ class OptimizerOptions(config_lib.Config):
     decay_steps: int | None = None
     """Steps until ``end_value``, warm-up included; all steps of the run when unset."""
 
+    cooldown_ratio: float | None = None
+    """Fraction of all steps in which ``warmup_stable_decay_schedule`` decays; 0.1 when unset."""
+
     b1: float | None = None
     """Decay of the first moment; 0.9 when unset."""
 
@@ -61,10 +67,13 @@ class OptimizerOptions(config_lib.Config):
     """Added to the root of the second moment; 1e-8 when unset."""
 
     momentum: float | None = None
-    """Momentum of ``sgd``; none when unset."""
+    """Momentum of ``sgd`` (none when unset), ``adafactor`` (none) and ``muon`` (0.95)."""
 
     weight_decay: float | None = None
     """Decoupled weight decay; 0 when unset."""
+
+    decay_mask: Literal["matrices", "all"] | None = None
+    """What decays: everything but scales of norms and biases when unset, or ``all``."""
 
     max_grad_norm: float | None = None
     """The gradient is scaled down to this norm; not at all when unset."""
@@ -94,8 +103,11 @@ class OptimizerOptions(config_lib.Config):
                 f"decay_steps {self.decay_steps} counts the warm-up, so it must be larger than "
                 f"warmup_steps {self.warmup_steps}"
             )
-        if self.warmup_ratio is not None and not 0.0 <= self.warmup_ratio <= 1.0:
-            yield f"warmup_ratio must lie in [0, 1], got {self.warmup_ratio}"
+        for name in ("warmup_ratio", "cooldown_ratio"):
+            if (share := getattr(self, name)) is not None and not 0.0 <= share <= 1.0:
+                yield f"{name} must lie in [0, 1], got {share}"
+        if self.decay_mask is not None and not self.weight_decay:
+            yield "decay_mask says what weight_decay decays: give weight_decay with it"
         for name in ("b1", "b2", "momentum"):
             if (moment := getattr(self, name)) is not None and not 0.0 <= moment < 1.0:
                 yield f"{name} must lie in [0, 1), got {moment}"
@@ -117,12 +129,14 @@ class OptimizerOptions(config_lib.Config):
 
 
 _RATES = ("learning_rate", "value", "peak_value", "init_value", "end_value")
-_OPTIMIZER_FIELDS = ("b1", "b2", "eps", "momentum", "weight_decay")
-_SCHEDULE_FIELDS = (*_RATES[1:], "warmup_steps", "warmup_ratio", "decay_steps")
+_OPTIMIZER_FIELDS = ("b1", "b2", "eps", "momentum", "weight_decay", "decay_mask")
+_SCHEDULE_FIELDS = (*_RATES[1:], "warmup_steps", "warmup_ratio", "decay_steps", "cooldown_ratio")
+_UNDECAYED = ("scale", "b", "bias", "lora_magnitude")
+"""Last part of the names of norm scales, biases and lengths of columns."""
+_NOT_HIDDEN = ("embed_tokens", "lm_head")
+"""Matrices that Muon leaves to Adam: rows of a vocabulary are no linear map."""
 
-
-def _or(value: Number | None, default: Number) -> Number:
-    return default if value is None else value
+_or = schedules.either
 
 
 def _adam(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -136,17 +150,78 @@ def _adamw(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransform
         b2=_or(o.b2, 0.99),
         eps=_or(o.eps, 1e-8),
         weight_decay=_or(o.weight_decay, 0.0),
+        mask=_decays(o),
     )
+
+
+def _adafactor(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Return Adafactor with the learning rate and weight decay of AdamW.
+
+    Optax's own rate is relative to the size of each parameter, and its decay is not scaled by it.
+    """
+    direction = optax.adafactor(None, multiply_by_parameter_scale=False, momentum=o.momentum)
+    # What comes out of it points downhill already, and so must the decay.
+    decay = optax.add_decayed_weights(-_or(o.weight_decay, 0.0), mask=_decays(o))
+    return optax.chain(direction, decay, optax.scale_by_learning_rate(rate, flip_sign=False))
 
 
 def _lion(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.lion(
-        rate, b1=_or(o.b1, 0.9), b2=_or(o.b2, 0.99), weight_decay=_or(o.weight_decay, 0.0)
+        rate,
+        b1=_or(o.b1, 0.9),
+        b2=_or(o.b2, 0.99),
+        weight_decay=_or(o.weight_decay, 0.0),
+        mask=_decays(o),
+    )
+
+
+def _muon(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Return Muon for the matrices of the layers, and Adam (Nesterov's) for the rest.
+
+    Updates of both have the size of Adam's (arXiv:2502.16982), so one learning rate fits both.
+    Only what Muon updates decays.
+    """
+    return optax.contrib.muon(
+        rate,
+        beta=_or(o.momentum, 0.95),
+        eps=_or(o.eps, 1e-8),
+        weight_decay=_or(o.weight_decay, 0.0),
+        adam_b1=_or(o.b1, 0.9),
+        adam_b2=_or(o.b2, 0.99),
+        muon_weight_dimension_numbers=_muon_axes,
+        consistent_rms=0.2,
     )
 
 
 def _sgd(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.sgd(rate, momentum=o.momentum)
+
+
+def _decays(o: OptimizerOptions) -> Any:
+    """Return the mask of what decays, a function of the parameters."""
+    if o.decay_mask == "all":
+        return None
+    return lambda params: jax.tree.map_with_path(
+        lambda path, _: _last_names(path)[-1] not in _UNDECAYED, params
+    )
+
+
+def _muon_axes(params: Any) -> Any:
+    """Return which axes of each parameter make its matrix; ``None`` for Adam."""
+
+    def axes(path: tuple[Any, ...], x: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        names = _last_names(path)
+        if x.ndim < 2 or names[-1] in _UNDECAYED or set(names) & set(_NOT_HIDDEN):
+            return None
+        # Axes before the last two stack layers or experts.
+        return optax.contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1)
+
+    return jax.tree.map_with_path(axes, params)
+
+
+def _last_names(path: tuple[Any, ...]) -> list[str]:
+    """Return the parts of a parameter's dotted name; an empty one if it has no name."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").split(".")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,65 +231,12 @@ class _Optimizer:
 
 
 OPTIMIZERS: Mapping[str, _Optimizer] = {
+    "adafactor": _Optimizer(_adafactor, ("momentum", "weight_decay", "decay_mask")),
     "adam": _Optimizer(_adam, ("b1", "b2", "eps")),
-    "adamw": _Optimizer(_adamw, ("b1", "b2", "eps", "weight_decay")),
-    "lion": _Optimizer(_lion, ("b1", "b2", "weight_decay")),
+    "adamw": _Optimizer(_adamw, ("b1", "b2", "eps", "weight_decay", "decay_mask")),
+    "lion": _Optimizer(_lion, ("b1", "b2", "weight_decay", "decay_mask")),
+    "muon": _Optimizer(_muon, ("b1", "b2", "eps", "momentum", "weight_decay")),
     "sgd": _Optimizer(_sgd, ("momentum",)),
-}
-
-
-def _warmup_steps(o: OptimizerOptions, total_steps: int) -> int:
-    if o.warmup_ratio is not None:
-        return round(o.warmup_ratio * total_steps)
-    return _or(o.warmup_steps, 0)
-
-
-def _warm(o: OptimizerOptions, total_steps: int, after: optax.Schedule) -> optax.Schedule:
-    """Return a linear warm-up followed by ``after``."""
-    steps = _warmup_steps(o, total_steps)
-    if steps == 0:
-        return after
-    warmup = optax.linear_schedule(_or(o.init_value, 0.0), o.peak, steps)
-    return optax.join_schedules([warmup, after], [steps])
-
-
-def _decay_steps(o: OptimizerOptions, total_steps: int) -> int:
-    return max(_or(o.decay_steps, total_steps) - _warmup_steps(o, total_steps), 1)
-
-
-def _constant(o: OptimizerOptions, total_steps: int) -> optax.Schedule:
-    del total_steps
-    return optax.constant_schedule(o.peak)
-
-
-def _warmup_constant(o: OptimizerOptions, total_steps: int) -> optax.Schedule:
-    return _warm(o, total_steps, optax.constant_schedule(o.peak))
-
-
-def _linear(o: OptimizerOptions, total_steps: int) -> optax.Schedule:
-    steps = _decay_steps(o, total_steps)
-    return _warm(o, total_steps, optax.linear_schedule(o.peak, _or(o.end_value, 0.0), steps))
-
-
-def _cosine(o: OptimizerOptions, total_steps: int) -> optax.Schedule:
-    floor = _or(o.end_value, 0.0) / o.peak if o.peak else 0.0
-    decay = optax.cosine_decay_schedule(o.peak, _decay_steps(o, total_steps), alpha=floor)
-    return _warm(o, total_steps, decay)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Schedule:
-    make: Callable[[OptimizerOptions, int], optax.Schedule]
-    reads: tuple[str, ...]
-
-
-_WARMUP = ("peak_value", "init_value", "warmup_steps", "warmup_ratio")
-
-SCHEDULES: Mapping[str, _Schedule] = {
-    "constant_schedule": _Schedule(_constant, ("value",)),
-    "warmup_constant_schedule": _Schedule(_warmup_constant, _WARMUP),
-    "warmup_linear_decay_schedule": _Schedule(_linear, (*_WARMUP, "end_value", "decay_steps")),
-    "warmup_cosine_decay_schedule": _Schedule(_cosine, (*_WARMUP, "end_value", "decay_steps")),
 }
 
 

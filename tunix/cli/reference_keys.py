@@ -31,8 +31,6 @@ _TOP_LEVEL = {
 
 _NESTED = {
     "model_config.intermediate_ckpt_dir": "nothing is converted on the way; remove it",
-    "model_config.lora_config.tile_size": "bases are not quantised; remove it",
-    "model_config.lora_config.weight_qtype": "bases are not quantised; remove it",
     "model_config.model_display": _NOT_HERE,
     "model_config.model_name": "the model's own files say what it is; remove it",
     "rl_training_config.compute_logps_micro_batch_size": "write train_micro_batch_size",

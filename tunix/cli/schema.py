@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from tunix.models import lora
+from tunix.models import lora_config
 from tunix.models.transformer import config as transformer_config
+from tunix.ops import quantize
 from tunix.utils import config as config_lib
 
 
@@ -40,6 +41,24 @@ class MeshOptions(config_lib.Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraOptions(lora_config.LoraConfig):
+    """``model_config.lora_config``: adapters, and in how many bits the base below them is held."""
+
+    weight_qtype: quantize.Kind | None = None
+    """Quantises the projections of the base (QLoRA); without it they are held as `dtype` says."""
+
+    tile_size: int | None = None
+    """Inputs that share a scale with `weight_qtype`: 64 when unset, with `int8` all of them."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield settings that nothing would read."""
+        yield from super().problems()
+        yield from below_one("tile_size", self.tile_size)
+        if self.tile_size is not None and self.weight_qtype is None:
+            yield "tile_size goes with weight_qtype, which is not set; remove it"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions(config_lib.Config):
     """``model_config``: which model, and how it is held."""
 
@@ -49,11 +68,11 @@ class ModelOptions(config_lib.Config):
     model_path: str | None = None
     """Where its files are, if ``model_id`` only names it."""
 
-    model_source: Literal["huggingface", "local"] = "huggingface"
-    """``local`` never asks the hub."""
+    model_source: Literal["huggingface", "kaggle", "gcs", "local"] = "huggingface"
+    """Where to look for what is not on disk; ``local`` never asks anyone."""
 
     model_download_path: str | None = None
-    """Where files of the hub go; the hub's own cache when unset."""
+    """Where fetched files go; the source's own cache when unset."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How parameters are stored."""
@@ -65,7 +84,7 @@ class ModelOptions(config_lib.Config):
     remat: transformer_config.Remat = "nothing_saveable"
     """What the backward pass keeps of a layer instead of computing it again."""
 
-    lora_config: lora.LoraConfig | None = None
+    lora_config: LoraOptions | None = None
     """Trains adapters instead of all parameters."""
 
     rng_seed: int = 0
@@ -96,13 +115,16 @@ class CheckpointingOptions(config_lib.Config):
     save_interval_steps: int = 100
     """Steps between checkpoints; the last step is always saved."""
 
+    save_interval_seconds: int | None = None
+    """If set, checkpoints are written this often instead, whatever steps take."""
+
     max_to_keep: int = 1
     """Older ones are deleted."""
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in ("save_interval_steps", "max_to_keep"):
+        for name in ("save_interval_steps", "save_interval_seconds", "max_to_keep"):
             yield from below_one(name, getattr(self, name))
 
 
@@ -115,6 +137,10 @@ class MetricsOptions(config_lib.Config):
 
     flush_every_n_steps: int = 20
     """Steps between writes to disk."""
+
+    wandb: Literal["online", "offline"] | None = None
+    """Logs to Weights and Biases too (``pip install tunix[wandb]``); ``offline`` writes files for
+    ``wandb sync``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,9 @@ def main(argv: Sequence[str]) -> int:
     total_steps = config.max_steps or -(-len(train_ds) // batches_per_step)
     optimizer = optimizers.make_optimizer(run.optimizer_config, total_steps)
     trainer = peft_trainer.PeftTrainer(model, optimizer, config)
+    build.report_memory(
+        trainer.memory_estimate(run.data.batch_size, run.data.max_target_length), _OUT
+    )
     if trainer.train_steps:
         _OUT.print(f"continuing from step {trainer.train_steps}")
     try:

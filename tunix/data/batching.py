@@ -3,13 +3,55 @@
 A row holds one example, or several packed ones. Axes: ``B`` rows, ``T`` tokens.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tunix.data import tokenize
 
 Batch = dict[str, np.ndarray]
+Layout = Callable[[Sequence[Sequence[tokenize.TokenizedExample]]], Batch]
+"""Makes a batch of rows, each a list of examples."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The rows of every batch that one of several hosts reads.
+
+    All hosts plan the same batches, so that lengths agree and an epoch is an epoch.
+    """
+
+    process_index: int
+    """``jax.process_index()``."""
+    process_count: int
+    """``jax.process_count()``."""
+
+    def require_divides(self, batch_size: int) -> None:
+        """Raise unless every host gets equally many rows, and this is one of the hosts.
+
+        Raises:
+            ValueError: Naming the numbers that do not fit.
+        """
+        if not 0 <= self.process_index < self.process_count:
+            raise ValueError(
+                f"process_index {self.process_index} is none of {self.process_count} processes"
+            )
+        if batch_size % self.process_count:
+            raise ValueError(
+                f"a batch of {batch_size} rows does not divide among {self.process_count} "
+                "processes; choose a multiple"
+            )
+
+    def rows_of(self, batch: Batch) -> Batch:
+        """Return this host's rows of a batch."""
+        each = len(batch["input_tokens"]) // self.process_count
+        mine = slice(self.process_index * each, (self.process_index + 1) * each)
+        return {name: array[mine] for name, array in batch.items()}
+
+
+WHOLE = Shard(process_index=0, process_count=1)
+"""The only host reads everything."""
 
 
 def collate(

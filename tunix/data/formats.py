@@ -5,11 +5,14 @@ about tokens.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunix.data import errors, sources
+from tunix.data import messages as messages_lib
 from tunix.utils import config
+
+message_problems = messages_lib.message_problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Conversation:
     tools: Sequence[Mapping[str, Any]] | None = None
     train_from: int = 0
     """Messages before this one are context."""
+    weights: tuple[float, ...] | None = None
+    """Factor of every message's loss; ``None`` is 1 for all."""
 
 
 Example = Text | PromptCompletion | Conversation
@@ -51,23 +56,51 @@ def parse_rows(rows: Sequence[sources.Row], format_name: str = "auto") -> list[E
     Raises:
         DataError: Lists every row that does not have the format, with what it lacks.
     """
+    format_name = resolve_format(rows[0], format_name)
+    examples, problems = [], []
+    for row in rows:
+        examples.append(parse_row(row, format_name, problems))
+    if problems:
+        raise errors.DataError(f"the data set as {format_name!r}", problems)
+    return examples
+
+
+def parse_row(row: sources.Row, format_name: str, problems: list[str]) -> Example:
+    """Return one row as an example of a format of ``FORMATS``, adding faults to ``problems``."""
+    needed, parse = FORMATS[format_name]
+    if missing := [column for column in needed if column not in row.values]:
+        problems += [
+            f"{sources.missing_column(row, column)}; every row must be a {format_name!r}"
+            for column in missing
+        ]
+        return Text("")
+    found: list[str] = []
+    example = parse(row, found)
+    problems += found
+    return example
+
+
+def resolve_format(first: sources.Row, format_name: str) -> str:
+    """Return the name of a format; ``auto`` goes by the columns of ``first``.
+
+    Raises:
+        DataError: If there is no such format, or none has these columns.
+    """
     if format_name == "auto":
-        format_name = detect_format(rows[0])
-    elif format_name not in FORMATS:
+        return detect_format(first)
+    if format_name not in FORMATS:
         hint = config.did_you_mean(format_name, FORMATS)
         raise errors.DataError(
             "the data set", [f"format {format_name!r} is not one of {sorted(FORMATS)}{hint}"]
         )
-    needed, parse = FORMATS[format_name]
-    examples, problems = [], []
-    for row in rows:
-        found = [sources.missing_column(row, c) for c in needed if c not in row.values]
-        example = None if found else parse(row, found)
-        problems += found
-        examples.append(example)
-    if problems:
-        raise errors.DataError(f"the data set as {format_name!r}", problems)
-    return examples
+    return format_name
+
+
+def columns_of(format_name: str) -> str:
+    """Return the columns of a format in words, to say where in a row something is wrong."""
+    needed, _ = FORMATS[format_name]
+    noun = "column" if len(needed) == 1 else "columns"
+    return f"{noun} {' and '.join(map(repr, needed))}"
 
 
 def detect_format(row: sources.Row) -> str:
@@ -88,35 +121,6 @@ def detect_format(row: sources.Row) -> str:
     )
 
 
-def message_problems(messages: Any, where: str) -> Iterator[str]:
-    """Yield one sentence per fault in a list of chat messages."""
-    if isinstance(messages, str) or not isinstance(messages, Sequence):
-        yield f"{where}: expected a list of messages, found {type(messages).__name__}"
-        return
-    if not messages:
-        yield f"{where}: has no messages"
-    for i, message in enumerate(messages):
-        at = f"{where}: message {i}"
-        if not isinstance(message, Mapping):
-            yield f"{at}: expected an object with role and content, found {type(message).__name__}"
-            continue
-        role = message.get("role")
-        if not isinstance(role, str) or not role:
-            yield f"{at}: 'role' must be a word such as 'user', found {role!r}{_keys(message)}"
-        content = message.get("content")
-        calls_tools = bool(message.get("tool_calls"))
-        if content is None and not calls_tools:
-            yield f"{at}: has no 'content'{_keys(message)}"
-        elif content is not None and not isinstance(content, str | Sequence):
-            yield f"{at}: 'content' must be text, found {type(content).__name__}"
-        elif role == "assistant" and not content and not calls_tools:
-            yield f"{at}: the assistant says nothing; remove the turn or write its reply"
-
-
-def _keys(message: Mapping[str, Any]) -> str:
-    return f", its keys are {sorted(map(str, message))}"
-
-
 def _parse_text(row: sources.Row, problems: _Problems) -> Text:
     return Text(_string(row, "text", problems))
 
@@ -131,24 +135,51 @@ def _parse_prompt_completion(row: sources.Row, problems: _Problems) -> Example:
         problems += message_problems(row.values[column], f"{row.where}: column {column!r}")
     if problems:
         return Conversation(())
-    return Conversation([*prompt, *completion], _tools(row, problems), train_from=len(prompt))
+    return _conversation([*prompt, *completion], _tools(row, problems), train_from=len(prompt))
 
 
 def _parse_messages(row: sources.Row, problems: _Problems) -> Conversation:
-    messages = row.values["messages"]
-    problems += message_problems(messages, f"{row.where}: column 'messages'")
-    return Conversation(messages, _tools(row, problems))
+    messages, where = row.values["messages"], f"{row.where}: column 'messages'"
+    problems += message_problems(messages, where)
+    if problems:
+        return Conversation(())
+    conversation = _conversation(messages, _tools(row, problems))
+    first = messages_lib.speaks_first(messages)
+    if (
+        first is not None
+        and messages[first]["role"] == "assistant"
+        and conversation.train_from <= first
+    ):
+        problems.append(
+            f"{where}: message {first}: the assistant speaks first, to nobody; put the user's "
+            'message before it, or give it "weight": 0 if it is context'
+        )
+    return conversation
+
+
+def _conversation(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    train_from: int = 0,
+) -> Conversation:
+    weights = messages_lib.weights(messages)
+    if weights is not None:
+        # What is not trained need not be found: a template may rewrite earlier turns.
+        trained = (i for i, m in enumerate(messages) if m["role"] == "assistant" and weights[i])
+        train_from = max(train_from, next(trained, len(messages)))
+    return Conversation(messages_lib.for_template(messages), tools, train_from, weights)
 
 
 def _string(row: sources.Row, column: str, problems: _Problems) -> str:
     value = row.values[column]
     if not isinstance(value, str):
         problems.append(
-            f"{row.where}: column {column!r} must be text, found {type(value).__name__}"
+            f"{row.where}: column {column!r} must be text, found {type(value).__name__}; put it "
+            "in quotes, or remove the row"
         )
         return ""
-    if not value:
-        problems.append(f"{row.where}: column {column!r} is empty")
+    if not value.strip():
+        problems.append(f"{row.where}: column {column!r} is empty; remove the row or write it")
     return value
 
 

@@ -15,6 +15,8 @@ ExampleT = TypeVar("ExampleT")
 BatchT = TypeVar("BatchT")
 GroupFn = Callable[[Int[np.ndarray, " N"]], Sequence[Sequence[int]]]
 """Lays the indices of an epoch into rows, e.g. by packing."""
+OrderFn = Callable[[int], Int[np.ndarray, " N"]]
+"""Returns the indices of an epoch in order, e.g. of a mixture."""
 
 
 class BatchIterator(Generic[ExampleT, BatchT]):
@@ -30,6 +32,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
         collate: Callable[[Sequence[Sequence[ExampleT]]], BatchT],
         last_batch: Literal["drop", "keep"],
         group: GroupFn | None = None,
+        order: OrderFn | None = None,
     ):
         """Start before the first batch.
 
@@ -41,13 +44,15 @@ class BatchIterator(Generic[ExampleT, BatchT]):
             collate: Makes a batch of rows, each a list of examples.
             last_batch: What happens to an epoch's last batch if it is short.
             group: Which examples share a row; one each by default.
+            order: Which examples an epoch has; by default each once, shuffled by the seed.
 
         Raises:
             ValueError: If there is no batch to give, or an argument is out of range.
         """
         self.dataset, self.batch_size = dataset, batch_size
         self.shuffle_seed, self.num_epochs = shuffle_seed, num_epochs
-        self._collate, self._last_batch, self._group = collate, last_batch, group
+        self._collate, self._last_batch = collate, last_batch
+        self._group, self._order = group, order or self._every_example_once
         if problems := list(self._problems()):
             raise ValueError("cannot iterate: " + "; ".join(problems))
         self._epoch = self._batch = 0
@@ -108,11 +113,15 @@ class BatchIterator(Generic[ExampleT, BatchT]):
     def _finished(self) -> bool:
         return self.num_epochs is not None and self._epoch >= self.num_epochs
 
+    def _every_example_once(self, epoch: int) -> Int[np.ndarray, " N"]:
+        order = np.arange(len(self.dataset))
+        if self.shuffle_seed is None:
+            return order
+        return np.random.default_rng([self.shuffle_seed, epoch]).permutation(order)
+
     def _plan_epoch(self, epoch: int) -> list[list[list[int]]]:
         """Return the indices of every row of every batch."""
-        order = np.arange(len(self.dataset))
-        if self.shuffle_seed is not None:
-            order = np.random.default_rng([self.shuffle_seed, epoch]).permutation(order)
+        order = self._order(epoch)
         grouped = [[int(i)] for i in order] if self._group is None else self._group(order)
         rows = [list(row) for row in grouped]
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]

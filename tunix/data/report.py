@@ -1,6 +1,10 @@
 """What became of a data set on its way to tokens."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
 
 _SHOWN = 5
 
@@ -22,6 +26,21 @@ class DataReport:
     """Places by reason."""
     never_stop: list[str] = dataclasses.field(default_factory=list)
     """Rows in which no trained token ends a generation."""
+
+    def keep(
+        self,
+        where: str,
+        tokens: Int[np.ndarray, " T"],
+        loss_weights: Float[np.ndarray, " T"],
+        eos_ids: Sequence[int],
+    ) -> None:
+        """Count the example at ``where`` as one to train on."""
+        self.rows += 1
+        self.tokens += len(tokens)
+        self.trained_tokens = (self.trained_tokens or 0) + int(np.count_nonzero(loss_weights))
+        self.longest = max(self.longest, len(tokens))
+        if not np.isin(tokens[loss_weights > 0], eos_ids).any():
+            self.never_stop.append(where)
 
     def drop(self, where: str, reason: str) -> None:
         """Count the row at ``where`` as left out."""
@@ -49,7 +68,8 @@ class DataReport:
         if self.never_stop:
             sentences.append(
                 f"Warning: {_places(self.never_stop)} train no token that ends a reply, so the "
-                "model does not learn to stop there."
+                "model does not learn to stop there; use a chat template that closes replies "
+                "with a stop token, or do not truncate."
             )
         return " ".join(sentences)
 

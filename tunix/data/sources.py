@@ -1,17 +1,29 @@
-"""Reads rows, and remembers where each came from.
+"""Finds rows, wherever they are, and remembers where each came from.
 
 Nothing here knows what the columns mean. A row keeps its file and line, so that whoever
 finds fault with it later can say which one it is.
 """
 
 import dataclasses
-import json
+import glob
 import pathlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tunix.data import errors
+import numpy as np
+
+from tunix.data import errors, files, saved_datasets
 from tunix.utils import config
+
+Source = str | pathlib.Path | Iterable[Any]
+"""What rows are read from.
+
+A file (``.jsonl``, ``.json``, ``.parquet``), a pattern (``data/*.jsonl``), a directory of
+``save_to_disk`` (``DIR`` or ``DIR@SPLIT``), ``hub:OWNER/NAME[/CONFIG][@SPLIT]``, a list of
+these, or any iterable of mappings: a list, a generator, a data set of ``datasets``, Grain or
+TFDS (``tfds.data_source``).
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,36 +34,54 @@ class Row:
     where: str
 
 
-def read_rows(
-    source: str | pathlib.Path | Iterable[Mapping[str, Any]],
-    *,
-    columns: Mapping[str, str] | None = None,
-) -> list[Row]:
+def read_rows(source: Source, *, columns: Mapping[str, str] | None = None) -> list[Row]:
     """Read a whole data set.
 
     Args:
-        source: A JSON lines file, or any iterable of mappings.
+        source: See :data:`Source`.
         columns: New name to name in the data, for columns to rename.
 
     Raises:
-        DataError: If the file is missing, not JSON lines, empty, or lacks a column to
-            rename; lists every bad line.
+        DataError: If there is no such source, it is empty, not what it seems, or lacks a
+            column to rename; lists every bad row.
     """
-    if isinstance(source, str | pathlib.Path):
-        name, found = str(source), _read_json_lines(pathlib.Path(source))
-    else:
-        name, found = "the data set", _number_rows(source)
     rows, problems = [], []
-    for item in found:
+    for item in stream_rows(source, columns=columns):
         (rows if isinstance(item, Row) else problems).append(item)
     if not rows and not problems:
         problems.append("it is empty; expected one row or more")
-    if not problems and columns:
-        problems += [p for row in rows for p in _rename_problems(row, columns)]
-        rows = [_rename(row, columns) for row in rows] if not problems else rows
     if problems:
-        raise errors.DataError(name, problems)
+        raise errors.DataError(name_of(source), problems)
     return rows
+
+
+def stream_rows(
+    source: Source, *, columns: Mapping[str, str] | None = None, streaming: bool = False
+) -> Iterator[Row | str]:
+    """Yield row by row what :func:`read_rows` returns, and a sentence in place of a bad row.
+
+    Args:
+        source: See :data:`Source`.
+        columns: New name to name in the data, for columns to rename.
+        streaming: Whether data sets of the hub are fetched while they are read.
+    """
+    for item in _find(source, streaming):
+        row = item if isinstance(item, str) else _row(*item)
+        if isinstance(row, str) or not columns:
+            yield row
+            continue
+        problems = list(_rename_problems(row, columns))
+        yield from problems or [_rename(row, columns)]
+
+
+def name_of(source: Source) -> str:
+    """Return what messages call ``source``."""
+    if isinstance(source, str | pathlib.Path):
+        return str(source)
+    paths = source if isinstance(source, list | tuple) else ()
+    if paths and all(isinstance(path, str | pathlib.Path) for path in paths):
+        return ", ".join(map(str, paths))
+    return "the data set"
 
 
 def missing_column(row: Row, column: str) -> str:
@@ -60,37 +90,86 @@ def missing_column(row: Row, column: str) -> str:
     return f"{row.where}: no column {column!r}{hint}; found {sorted(row.values)}"
 
 
-def _read_json_lines(path: pathlib.Path) -> Iterator[Row | str]:
-    """Yield a row, or what is wrong with it, for every line that is not blank."""
-    if not path.is_file():
-        yield "it is a directory; name one file" if path.is_dir() else "there is no such file"
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark of some editors
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield f"{where}: not UTF-8 at byte {error.start + 1} of the line"
-            except json.JSONDecodeError as error:
-                yield f"{where}: not valid JSON at column {error.colno}: {error.msg}"
-            else:
-                yield _row(value, where)
+def _find(source: Source, streaming: bool) -> Iterator[files.Found]:
+    if isinstance(source, str | pathlib.Path):
+        yield from _at_address(str(source), streaming)
+    elif isinstance(source, list | tuple) and source and isinstance(source[0], str | pathlib.Path):
+        for path in source:
+            yield from _at_address(str(path), streaming)
+    elif isinstance(source, Mapping):
+        yield f"it is a mapping of {sorted(map(str, source))}, not rows; choose one of them"
+    elif (length := _length_hint(source)) >= sys.maxsize:
+        yield f"it repeats for ever (it says it has {length} rows); pass it without repeat()"
+    else:
+        for number, value in enumerate(source):
+            yield value, f"row {number}"
 
 
-def _number_rows(source: Iterable[Any]) -> Iterator[Row | str]:
-    for number, value in enumerate(source):
-        yield _row(value, f"row {number}")
+def _at_address(address: str, streaming: bool) -> Iterator[files.Found]:
+    path = pathlib.Path(address)
+    directory, _, split = address.rpartition("@")
+    if address.startswith(saved_datasets.HUB):
+        rows = saved_datasets.load_hub(address, streaming=streaming)
+        yield from ((values, f"{address}: row {i}") for i, values in enumerate(rows))
+    elif path.is_file():
+        yield from files.read(path)
+    elif saved_datasets.is_saved(path):
+        rows = saved_datasets.load_directory(path, None)
+        yield from ((values, f"{address}: row {i}") for i, values in enumerate(rows))
+    elif path.is_dir():
+        yield (
+            f"{address}: it is a directory; name a file, a pattern such as {address}/*.jsonl, or "
+            "a directory that save_to_disk of datasets wrote"
+        )
+    elif directory and saved_datasets.is_saved(pathlib.Path(directory)):
+        rows = saved_datasets.load_directory(pathlib.Path(directory), split)
+        yield from ((values, f"{address}: row {i}") for i, values in enumerate(rows))
+    elif found := sorted(glob.glob(address, recursive=True)):
+        for match in found:
+            yield from files.read(pathlib.Path(match))
+    else:
+        kind = "no file fits the pattern" if glob.has_magic(address) else "there is no such file"
+        yield f"{address}: {kind}; looked in {path.absolute().parent}"
+
+
+def _length_hint(source: Any) -> int:
+    try:
+        return len(source)
+    except (TypeError, OverflowError):  # a generator has none; an endless Grain data set too many
+        return 0
 
 
 def _row(value: Any, where: str) -> Row | str:
+    if not isinstance(value, Mapping):
+        return (
+            f"{where}: expected an object of columns, found {type(value).__name__}; "
+            'write {"column": value, ...}'
+        )
+    values = {}
+    for column, item in value.items():
+        try:
+            values[str(column)] = _plain(item)
+        except UnicodeDecodeError as error:
+            return (
+                f"{where}: column {column!r} is not UTF-8 at byte {error.start + 1}; decode it "
+                "to text before"
+            )
+    return Row(values, where)
+
+
+def _plain(value: Any) -> Any:
+    """Return arrays as lists and bytes as text: what TFDS and Grain hold in place of those."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
     if isinstance(value, Mapping):
-        return Row(value, where)
-    return f"{where}: expected an object of columns, found {type(value).__name__}"
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _rename_problems(row: Row, columns: Mapping[str, str]) -> Iterator[str]:

@@ -11,12 +11,15 @@ data: nothing a message says becomes a special token.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from tunix.data import formats
+
+TrainOn = Literal["replies", "everything"]
+"""What has loss: completions and replies of the assistant, or every token but the first."""
 
 
 class EncodedChat(Protocol):
@@ -85,29 +88,78 @@ class TokenizedExample:
         """How many tokens have any weight."""
         return int(np.count_nonzero(self.loss_weights))
 
-    def truncated(self, length: int) -> "TokenizedExample":
+    def first(self, length: int) -> "TokenizedExample":
         """Return the first ``length`` tokens."""
         return TokenizedExample(self.tokens[:length], self.loss_weights[:length])
 
+    def last(self, length: int, *, keep: int = 0) -> "TokenizedExample":
+        """Return the last ``length`` tokens; the first ``keep`` of them stay the first.
 
-def tokenize(example: formats.Example, tokenizer: Tokenizer) -> TokenizedExample:
+        What follows the cut has no weight: it would be predicted from what it did not follow.
+        """
+        cut = len(self.tokens) - (length - keep)
+        weights = np.concatenate([self.loss_weights[:keep], self.loss_weights[cut:]])
+        weights[keep] = 0.0
+        return TokenizedExample(np.concatenate([self.tokens[:keep], self.tokens[cut:]]), weights)
+
+
+def tokenize(
+    example: formats.Example, tokenizer: Tokenizer, *, train_on: TrainOn = "replies"
+) -> TokenizedExample:
     """Return the tokens of one example, with loss on what the model should learn to write.
 
+    Args:
+        example: Text, a prompt with its completion, or a conversation.
+        tokenizer: Encodes them.
+        train_on: ``everything`` trains prompts, too; weights that messages have stay theirs.
+
     Raises:
-        ValueError: If the tokenizer cannot render a conversation.
+        ValueError: If the tokenizer cannot render a conversation, or BOS stands where
+            a sampler would never see it.
     """
+    rest = 1.0 if train_on == "everything" else 0.0
     match example:
         case formats.Text(text):
-            ids = _open(tokenizer, text)
-            return _weighted(_close(tokenizer, ids), [(0, None)])
+            ids = _close(tokenizer, _open(tokenizer, text))
+            found = _weighted(ids, [(0, None, 1.0)], rest)
         case formats.PromptCompletion(prompt, completion):
             ids = _open(tokenizer, prompt)
             reply = _close(tokenizer, tokenizer.encode_text(completion, continues=True))
-            return _weighted(ids + reply, [(len(ids), None)])
-        case formats.Conversation(messages, tools, train_from):
-            options = {} if tools is None else {"tools": tools}
-            chat = tokenizer.encode_chat(messages, train_from=train_from, **options)
-            return _weighted(chat.ids, chat.spans)
+            if reply[:1] == tokenizer.prefix_ids() and reply[0] not in tokenizer.eos_ids():
+                raise ValueError(
+                    "the completion begins with BOS, although it continues the prompt; remove it"
+                )
+            found = _weighted(ids + reply, [(len(ids), None, 1.0)], rest)
+        case formats.Conversation():
+            found = _tokenize_chat(example, tokenizer, rest)
+    _check_bos(found.tokens, tokenizer)
+    return found
+
+
+def _tokenize_chat(
+    example: formats.Conversation, tokenizer: Tokenizer, rest: float
+) -> TokenizedExample:
+    messages, start, weights = example.messages, example.train_from, example.weights
+    options = {} if example.tools is None else {"tools": example.tools}
+    chat = tokenizer.encode_chat(messages, train_from=start, **options)
+    if weights is None:
+        return _weighted(chat.ids, [(*span, 1.0) for span in chat.spans], rest)
+    replies = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= start]
+    pairs = zip(replies, chat.spans, strict=True)
+    return _weighted(chat.ids, [(*span, weights[i]) for i, span in pairs], rest)
+
+
+def _check_bos(ids: Int[np.ndarray, " T"], tokenizer: Tokenizer) -> None:
+    """Raise if BOS stands twice in a row: once by the template or text, once by the tokenizer."""
+    bos = tokenizer.prefix_ids()
+    if len(bos) != 1 or bos[0] in tokenizer.eos_ids():
+        return
+    twice = (ids[:-1] == bos[0]) & (ids[1:] == bos[0])
+    if twice.any():
+        raise ValueError(
+            f"BOS stands twice, as tokens {int(twice.argmax())} and {int(twice.argmax()) + 1}; "
+            "remove it from the chat template or from the text"
+        )
 
 
 def _open(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -121,9 +173,12 @@ def _close(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return ids if stops else [*ids, tokenizer.eos_id()]
 
 
-def _weighted(ids: Sequence[int], spans: Sequence[tuple[int, int | None]]) -> TokenizedExample:
-    weights = np.zeros(len(ids), np.float32)
-    for start, end in spans:
-        weights[start:end] = 1.0
+def _weighted(
+    ids: Sequence[int], spans: Sequence[tuple[int, int | None, float]], rest: float
+) -> TokenizedExample:
+    """Return ``ids`` with the weight of each span ``[start, end)``, and ``rest`` elsewhere."""
+    weights = np.full(len(ids), rest, np.float32)
+    for start, end, weight in spans:
+        weights[start:end] = weight
     weights[:1] = 0.0
     return TokenizedExample(np.asarray(ids, np.int32), weights)

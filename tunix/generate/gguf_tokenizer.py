@@ -1,8 +1,9 @@
-"""Builds the byte-level BPE tokenizer that a GGUF file carries in its metadata.
+"""Builds the tokenizer that a GGUF file carries in its metadata.
 
-Nothing here reads files: a mapping of ``tokenizer.*`` keys goes in. llama.cpp stores the
-vocabulary and the merges; how text is split beforehand is only named
+Nothing here reads files: a mapping of ``tokenizer.*`` keys goes in. Of a byte-level BPE
+llama.cpp stores the vocabulary and the merges; how text is split beforehand is only named
 (``tokenizer.ggml.pre``), and the published rule behind each name stands in the table below.
+A vocabulary of SentencePiece is built by :mod:`gguf_sentencepiece`.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tunix.generate import tokenizer_backends
+from tunix.generate import gguf_sentencepiece, tokenizer_backends
 from tunix.utils import config
 
 # Kinds of tokens in ``tokenizer.ggml.token_type``.
@@ -56,15 +57,25 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> tokenizers.Tokeniz
         where: The file, for messages.
 
     Raises:
-        TokenizerError: If it is no byte-level BPE, its pre-tokenizer is unknown, or keys
-            are missing.
+        TokenizerError: If it is of another kind, its pre-tokenizer is unknown, or keys are
+            missing.
     """
-    needed = [f"tokenizer.ggml.{k}" for k in ("model", "pre", "tokens", "token_type", "merges")]
-    if metadata.get(needed[0], "gpt2") != "gpt2":
+    kind = metadata.get("tokenizer.ggml.model", "gpt2")
+    if kind == "llama":  # what llama.cpp calls SentencePiece, after its first model
+        tokenizer = gguf_sentencepiece.from_metadata(metadata, where)
+        _add_ends(tokenizer, metadata, default_bos=True)
+        return tokenizer
+    if kind != "gpt2":
         raise tokenizer_backends.TokenizerError(
-            f"{where}: tokenizer.ggml.model is {metadata[needed[0]]!r}; only 'gpt2' (byte-level "
-            "BPE) can be read, load the tokenizer from the model's Hugging Face directory"
+            f"{where}: tokenizer.ggml.model is {kind!r}; only 'gpt2' (byte-level BPE) and 'llama' "
+            "(SentencePiece) can be read, load the tokenizer from the model's Hugging Face "
+            "directory"
         )
+    return _byte_level(metadata, where)
+
+
+def _byte_level(metadata: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
+    needed = [f"tokenizer.ggml.{k}" for k in ("model", "pre", "tokens", "token_type", "merges")]
     if missing := [key for key in needed if key not in metadata]:
         raise tokenizer_backends.TokenizerError(
             f"{where}: holds no tokenizer that can be read, its metadata lacks {missing}"

@@ -6,7 +6,9 @@ operands that a trainer in ``fast`` precision multiplies; norms and biases stay
 float32, and so does the embedding table that tokens are looked up in (a tied head
 gets a bfloat16 copy of it). In ``exact`` precision nothing is cast. Adapters are not
 merged: a sampler computes with the same graph as the trainer, so that the two agree
-on every log-probability.
+on every log-probability. For the same reason, and because few bits are what a quantised
+base is for, its matrices stay quantised: codes and scales are copied as they are, and a
+matrix is dense only while it is multiplied.
 """
 
 import dataclasses
@@ -19,6 +21,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from tunix.models import lora
+from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import decoder, layout
 from tunix.ops import dot
 
@@ -49,6 +53,7 @@ class WeightSync:
         self._is_fast = dot.resolve_precision(model.config.precision) == "fast"
         self._is_tied = model.config.weight_tying
         self._shapes = shapes_of(nnx.state(model))
+        self._adapters = _adapters_of(model)
         self.config = dataclasses.replace(model.config, scan_layers=False)
         self.graphdef: nnx.GraphDef[Any] = _unrolled_graphdef(model)
         self._lay_out = jax.jit(self._lay_out_state)
@@ -62,10 +67,19 @@ class WeightSync:
         """Return a copy of the weights that shares no buffer with ``source``.
 
         Raises:
-            WeightMismatchError: Listing every missing, unexpected or misshapen leaf.
+            WeightMismatchError: Listing every missing, unexpected or misshapen leaf, and every
+                adapter whose settings changed.
         """
         state = nnx.state(source) if isinstance(source, nnx.Module) else source
-        if problems := list(differences(self._shapes, shapes_of(state))):
+        problems = list(differences(self._shapes, shapes_of(state)))
+        if isinstance(source, nnx.Module):
+            found = _adapters_of(source)
+            problems += [
+                f"the adapter of {path} is {found.get(path)}, expected {self._adapters.get(path)}"
+                for path in sorted(self._adapters.keys() | found.keys())
+                if self._adapters.get(path) != found.get(path)
+            ]
+        if problems:
             raise WeightMismatchError(problems)
         return self._lay_out(state)
 
@@ -76,14 +90,21 @@ class WeightSync:
         table = flat["embed_tokens", "w"]
         head = table[...].astype(jnp.bfloat16) if self._is_fast and self._is_tied else None
         # A copy where there is nothing to cast: the trainer donates its own buffers.
-        cast = {path: leaf.replace(self._cast(path, leaf[...])) for path, leaf in flat.items()}
+        cast = {path: leaf.replace(self._cast(path, leaf)) for path, leaf in flat.items()}
         return SamplerWeights(state=nnx.from_flat_state(cast.items()), head=head)
 
-    def _cast(self, path: tuple[Any, ...], leaf: Array) -> Array:
-        is_operand = leaf.ndim >= 2 and path[0] != "embed_tokens"
-        if self._is_fast and is_operand and leaf.dtype != jnp.bfloat16:
-            return leaf.astype(jnp.bfloat16)
-        return jnp.array(leaf, copy=True)
+    def _cast(self, path: tuple[Any, ...], leaf: nnx.Variable) -> Array:
+        array = leaf.get_value()
+        is_operand = isinstance(leaf, nnx.Param) and array.ndim >= 2 and path[0] != "embed_tokens"
+        if self._is_fast and is_operand and array.dtype != jnp.bfloat16:
+            return array.astype(jnp.bfloat16)
+        return jnp.array(array, copy=True)
+
+
+def _adapters_of(model: nnx.Module) -> dict[str, adapter_lib.AdapterSettings]:
+    """Return the settings of every adapter in use by its module path: they are not in the state."""
+    found = {path: module.adapter for path, module in lora.iter_projections(model)}
+    return {path: adapter for path, adapter in found.items() if adapter is not None}
 
 
 def _unrolled_graphdef(model: decoder.Decoder) -> nnx.GraphDef[Any]:

@@ -4,6 +4,7 @@ Metadata becomes a ``config.json`` dictionary and tensors get their Hugging Face
 row order, so that one config reader and one weight table serve both formats.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +34,37 @@ _LAYER_NAMES: Mapping[str, str] = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_HF_TYPES: Mapping[str, str] = {"llama": "llama"}
-"""``model_type`` of each ``general.architecture`` that can be read."""
+_GEMMA3_NAMES: Mapping[str, str] = {
+    **_LAYER_NAMES,
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Architecture:
+    """What the converter of llama.cpp did to the models of one ``general.architecture``."""
+
+    hf_type: str
+    """Their ``model_type``."""
+    layer_names: Mapping[str, str]
+    interleaved: bool = False
+    """Whether the two halves of every query and key head were interleaved."""
+    norm_offset: float = 0.0
+    """What was added to the scales of norms."""
+
+
+_ARCHITECTURES: Mapping[str, _Architecture] = {
+    "llama": _Architecture(hf_type="llama", layer_names=_LAYER_NAMES, interleaved=True),
+    "gemma3": _Architecture(hf_type="gemma3_text", layer_names=_GEMMA3_NAMES, norm_offset=1.0),
+}
+"""Everything that can be read, by ``general.architecture``."""
+
+_GEMMA3_PERIOD = 6
+_GEMMA3_27B_LAYERS = 62
 
 
 class GGUFCheckpoint:
@@ -51,7 +81,10 @@ class GGUFCheckpoint:
         self._file = gguf_file.GGUFFile(path)
         self._metadata = _Metadata(self._file.metadata, self.where)
         self.config = _hf_config(self._metadata, self._file)
-        self._names = {hf_name(name): name for name in self._file.shapes if name != ROPE_FACTORS}
+        self._architecture = _ARCHITECTURES[self._metadata.architecture]
+        layer_names = self._architecture.layer_names
+        tensors = (name for name in self._file.shapes if name != ROPE_FACTORS)
+        self._names = {hf_name(name, layer_names): name for name in tensors}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -61,20 +94,22 @@ class GGUFCheckpoint:
     def read(self, name: str) -> np.ndarray:
         """Return one tensor in float32, by Hugging Face name."""
         array = self._file.read(self._names[name])
-        if name.endswith("q_proj.weight"):
+        if self._architecture.interleaved and name.endswith("q_proj.weight"):
             return unpermute(array, self.config["num_attention_heads"])
-        if name.endswith("k_proj.weight"):
+        if self._architecture.interleaved and name.endswith("k_proj.weight"):
             return unpermute(array, self.config["num_key_value_heads"])
+        if self._architecture.norm_offset and name.endswith("norm.weight"):
+            return array - np.float32(self._architecture.norm_offset)
         return array
 
 
-def hf_name(name: str) -> str:
+def hf_name(name: str, layer_names: Mapping[str, str]) -> str:
     """Return the Hugging Face name of a tensor; unknown names stay, so that an audit shows them."""
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
     match name.split("."):
-        case ["blk", layer, part, kind] if part in _LAYER_NAMES:
-            return f"model.layers.{layer}.{_LAYER_NAMES[part]}.{kind}"
+        case ["blk", layer, part, kind] if part in layer_names:
+            return f"model.layers.{layer}.{layer_names[part]}.{kind}"
     return name
 
 
@@ -124,11 +159,11 @@ class _Metadata:
 def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
     """Return the ``config.json`` that the file's metadata amounts to."""
     architecture = metadata.architecture
-    if architecture not in _HF_TYPES:
-        hint = config.did_you_mean(architecture, _HF_TYPES)
+    if architecture not in _ARCHITECTURES:
+        hint = config.did_you_mean(architecture, _ARCHITECTURES)
         metadata.problems.append(
             f"general.architecture is {architecture!r}, which is not supported; known are "
-            f"{list(_HF_TYPES)}{hint}"
+            f"{list(_ARCHITECTURES)}{hint}"
         )
         metadata.raise_problems()
     embedding = file.shapes.get("token_embd.weight")
@@ -143,7 +178,7 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
     metadata.refuse("expert_count", 0)
     metadata.raise_problems()
     result = {
-        "model_type": _HF_TYPES[architecture],
+        "model_type": _ARCHITECTURES[architecture].hf_type,
         "vocab_size": embedding[0] if embedding else None,
         "hidden_size": width,
         "intermediate_size": hidden,
@@ -155,8 +190,34 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.shapes,
         "rope_parameters": _rope_parameters(metadata, file, head_dim),
     }
+    if architecture == "gemma3":
+        result |= _gemma3_fields(metadata, result)
     metadata.raise_problems()
     return result
+
+
+def _gemma3_fields(metadata: _Metadata, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Gemma 3 has on top.
+
+    llama.cpp knows some of it without being told: the period of global layers, the base of
+    local ones and, for the 27B model, a query scale of its own.
+    """
+    width, heads = shared["hidden_size"], shared["num_attention_heads"]
+    is_27b = shared["num_hidden_layers"] == _GEMMA3_27B_LAYERS
+    local_theta = _shortest(metadata.number("rope.freq_base_swa", 10_000.0))
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": width // heads if is_27b else shared["head_dim"],
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "sliding_window_pattern": metadata.number(
+            "attention.sliding_window_pattern", _GEMMA3_PERIOD
+        ),
+        "final_logit_softcapping": metadata.get("final_logit_softcapping"),
+        "rope_parameters": {
+            "full_attention": shared["rope_parameters"],
+            "sliding_attention": {"rope_type": "default", "rope_theta": local_theta},
+        },
+    }
 
 
 def _rope_parameters(
@@ -166,6 +227,7 @@ def _rope_parameters(
     kind = metadata.get("rope.scaling.type", "none")
     if ROPE_FACTORS in file.shapes:
         return {"rope_theta": theta, **_llama3_scaling(metadata, file, theta, head_dim)}
+    metadata.refuse("rope.scaling.type", "none", "linear")
     if kind == "none":
         factor = metadata.number("rope.scale_linear", 1.0)  # what files of 2023 say
         kind = "none" if factor == 1.0 else "linear"

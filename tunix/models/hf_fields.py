@@ -5,27 +5,37 @@ value it can live with. Nothing here knows a family.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunix.models.transformer import config as config_lib
 from tunix.ops import rope
 from tunix.utils import config
 
 DEFAULT_ROPE_THETA = 10_000.0
 """What a file means that does not say: the base of the first Llama, and of transformers."""
 
+_ORIGINAL_LENGTH = "original_max_position_embeddings"
+LAYER_TYPES: Mapping[str, config_lib.AttentionType] = {
+    "full_attention": "global",
+    "sliding_attention": "local",
+}
+"""What a layer attends to, by transformers' word for it."""
+
 _ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _ROPE_KEYS: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL_LENGTH),
+    "yarn": ("factor",),
 }
 """Known kinds of rotary scaling and the numbers each needs."""
+
+_ROPE_OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "yarn": ("attention_factor", "beta_fast", "beta_slow", _ORIGINAL_LENGTH),
+}
+"""Numbers that a kind of rotary scaling may have."""
 
 
 class HFFields:
@@ -57,6 +67,37 @@ class HFFields:
         if not isinstance(value, bool):
             self._expected(key, value, "true or false")
         return bool(value)
+
+    def number_or_none(self, key: str, default: float | None) -> float | None:
+        """Return a positive number, or ``None`` where the file says null; absent is ``default``."""
+        if key in self.raw and self.raw[key] is None:
+            return None
+        return default if key not in self.raw else self.number(key)
+
+    def attention_types(
+        self, num_layers: int, pattern: Sequence[config_lib.AttentionType]
+    ) -> tuple[config_lib.AttentionType, ...]:
+        """Return what the layers attend to, as the shortest pattern that repeats.
+
+        Args:
+            num_layers: Number of layers.
+            pattern: What a file without ``layer_types`` means, repeated to all layers.
+        """
+        given = self.raw.get("layer_types")
+        kinds: list[config_lib.AttentionType]
+        if given is None:
+            kinds = [pattern[i % len(pattern)] for i in range(num_layers)]
+        else:
+            if not isinstance(given, Sequence) or len(given) != num_layers:
+                self._expected("layer_types", given, f"a list of {num_layers} layers")
+                return ("global",)
+            if unknown := sorted({word for word in map(str, given) if word not in LAYER_TYPES}):
+                self._expected("layer_types", unknown, f"of {list(LAYER_TYPES)}")
+                return ("global",)
+            kinds = [LAYER_TYPES[word] for word in given]
+        periods = range(1, num_layers + 1)
+        repeats = (p for p in periods if all(kinds[i] == kinds[i % p] for i in range(num_layers)))
+        return tuple(kinds[: next(repeats)])
 
     def only(self, key: str, *allowed: Any) -> None:
         """Accept a field of which only ``allowed`` values (or absence) can be represented."""
@@ -100,6 +141,7 @@ class HFFields:
         return float(next(iter(values.values()), DEFAULT_ROPE_THETA))
 
     def _rope_scaling(self, key: str, entries: Mapping[str, Any]) -> rope.RopeScaling | None:
+        """Return the scaling that ``entries``, the mapping called ``key``, describe."""
         kind = entries.get("rope_type", entries.get("type", "default"))
         if kind not in _ROPE_KEYS:
             hint = config.did_you_mean(str(kind), _ROPE_KEYS)
@@ -108,27 +150,41 @@ class HFFields:
                 f"{list(_ROPE_KEYS)}{hint}"
             )
             return None
-        known = (*_ROPE_COMMON, *_ROPE_KEYS[kind])
+        optional = [name for name in _ROPE_OPTIONAL.get(kind, ()) if name in entries]
+        names = (*_ROPE_KEYS[kind], *optional)
+        refused = self._rope_refused(key, kind, entries)
+        flags = ("truncate",) if kind == "yarn" else ()
+        known = (*_ROPE_COMMON, *names, *flags, *refused)
         self.problems += config.unknown_key_problems(entries, known, where=key)
-        bad = [name for name in _ROPE_KEYS[kind] if not _is_positive(entries.get(name))]
+        bad = [name for name in names if not _is_positive(entries.get(name))]
         for name in bad:
             self._expected(f"{key}.{name}", entries.get(name), "a positive number")
-        if entries.get("partial_rotary_factor", 1) != 1:
-            self.problems.append(
-                f"{key}.partial_rotary_factor is {entries['partial_rotary_factor']!r}, which is "
-                "not supported (only 1)"
-            )
+        for name in flags:
+            if not isinstance(entries.get(name, True), bool):
+                self._expected(f"{key}.{name}", entries[name], "true or false")
+                bad.append(name)
         if bad or kind == "default":
             return None
-        if kind == "linear":
-            return rope.RopeScaling(kind="linear", factor=float(entries["factor"]))
-        return rope.RopeScaling(
-            kind="llama3",
-            factor=float(entries["factor"]),
-            low_freq_factor=float(entries["low_freq_factor"]),
-            high_freq_factor=float(entries["high_freq_factor"]),
-            original_max_position=int(entries["original_max_position_embeddings"]),
-        )
+        settings: dict[str, Any] = {name: float(entries[name]) for name in names}
+        settings |= {name: entries[name] for name in flags if name in entries}
+        original = settings.pop(_ORIGINAL_LENGTH, None)
+        if original is not None:
+            settings["original_max_position"] = int(original)
+        elif kind in ("dynamic", "yarn"):
+            settings["original_max_position"] = self.size("max_position_embeddings")
+        return rope.RopeScaling(kind=kind, **settings)
+
+    def _rope_refused(self, key: str, kind: str, entries: Mapping[str, Any]) -> list[str]:
+        """Report and return what ``entries`` hold that no model of ours can represent."""
+        refused = [] if entries.get("partial_rotary_factor", 1) == 1 else ["partial_rotary_factor"]
+        if kind == "yarn":
+            # DeepSeek's: two more factors of the attention, which none of our families has.
+            refused += [name for name in ("mscale", "mscale_all_dim") if name in entries]
+        for name in refused:
+            only = "1" if name == "partial_rotary_factor" else "no such field"
+            found = f"{key}.{name} is {entries[name]!r}"
+            self.problems.append(f"{found}, which is not supported (only {only})")
+        return refused
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.raw.get(key)

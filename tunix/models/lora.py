@@ -1,82 +1,173 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) on any projection of the decoder."""
+"""Low-rank adapters (LoRA, arXiv:2106.09685) on any projection of the decoder.
 
-import dataclasses
-import re
+A model may have several adapters by name. One is in use: its arrays are the ``nnx.LoRAParam``
+variables ``lora_a``, ``lora_b`` (and ``lora_magnitude``) of each projection that it adapts, and
+they are what trainers train. The others are parked: kept with the model, not computed with.
+"""
+
+import zlib
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tunix.models import lora_config
+from tunix.models.transformer import adapter as adapter_lib
+from tunix.models.transformer import decoder as decoder_lib
+from tunix.models.transformer import layer as layer_lib
 from tunix.models.transformer import projection
 from tunix.utils import config as config_lib
 
-ALL_LINEAR = "all-linear"
-"""Pattern that adapts every projection of attention and MLP."""
+ALL_LINEAR = lora_config.ALL_LINEAR
+LoraConfig = lora_config.LoraConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraConfig(config_lib.Config):
-    """Which projections get adapters, and how large they are."""
-
-    rank: int
-    alpha: float
-    """The adapter's output is multiplied with ``alpha / rank``."""
-    module_path: str = ALL_LINEAR
-    """A regular expression for module paths (``.*q_proj|.*v_proj``), or ``all-linear``."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with these settings."""
-        yield from super().problems()
-        if self.rank < 1:
-            yield f"rank must be at least 1, got {self.rank}"
-        if not self.alpha > 0:
-            yield f"alpha must be positive, got {self.alpha}"
-        for part in _alternatives(self.module_path):
-            try:
-                re.compile(part)
-            except re.error as error:
-                yield f"module_path {part!r} is not a regular expression: {error}"
+class AdapterError(ValueError):
+    """An adapter name that a model does not have, or has already."""
 
 
-def apply_lora(model: nnx.Module, config: LoraConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-    """Attach adapters to the matching projections of ``model``, in place, and return it.
+def apply_lora(
+    model: nnx.Module,
+    config: LoraConfig,
+    *,
+    rngs: nnx.Rngs,
+    name: str = adapter_lib.DEFAULT,
+) -> nnx.Module:
+    """Attach an adapter to the matching projections of ``model``, in place, and return it.
 
-    ``lora_a`` is uniform in ``±1/sqrt(in)`` and ``lora_b`` zero, so the model's function
-    does not change until the adapters are trained.
+    It is used from now on; one that was in use is parked. ``lora_a`` is uniform in
+    ``±1/sqrt(in)``, ``lora_b`` zero and ``lora_magnitude`` the length of the base's columns, so
+    the model's function is that of the base until the adapter is trained.
 
     Raises:
-        ConfigError: If an alternative of ``module_path`` matches no projection; the message
-            lists the projections there are.
+        ConfigError: If a pattern matches no projection; the message lists those there are.
+        AdapterError: If the model already has an adapter of this name.
     """
-    projections = {path: module for path, module in iter_projections(model)}
-    for path in match_projections(config.module_path, projections):
+    projections = dict(iter_projections(model))
+    paths = config.select(projections)
+    require_new_name(model, name)
+    if config.dropout > 0:
+        _require_decoder(model).adapter_dropout = adapter_lib.AdapterDropout(rngs.params())
+    park_adapters(model)
+    for path in paths:
         module = projections[path]
-        *stack, in_features, out_features = module.w.shape
-        bound = in_features**-0.5
+        *stack, in_features, out_features = module.weight_shape
+        rank, bound = config.rank_of(path), in_features**-0.5
         lora_a = jax.random.uniform(
-            rngs.params(), (*stack, in_features, config.rank), jnp.float32, -bound, bound
+            rngs.params(), (*stack, in_features, rank), jnp.float32, -bound, bound
         )
-        lora_b = jnp.zeros((*stack, config.rank, out_features), jnp.float32)
-        module.add_adapter(lora_a, lora_b, config.alpha / config.rank)
+        module.add_adapter(
+            make_settings(
+                path,
+                name=name,
+                alpha=config.alpha_of(path),
+                use_rslora=config.use_rslora,
+                dropout=config.dropout,
+            ),
+            lora_a,
+            jnp.zeros((*stack, rank, out_features), jnp.float32),
+            projection.column_norms(module.dense_weight()) if config.use_dora else None,
+        )
     return model
+
+
+def make_settings(
+    path: str, *, name: str, alpha: float, use_rslora: bool, dropout: float
+) -> adapter_lib.AdapterSettings:
+    """Return the static settings of the adapter of the projection at a module path."""
+    return adapter_lib.AdapterSettings(
+        name=name,
+        alpha=alpha,
+        use_rslora=use_rslora,
+        dropout=dropout,
+        stream=zlib.crc32(path.rsplit(".", 1)[-1].encode()),
+    )
+
+
+def adapter_names(model: nnx.Module) -> tuple[str, ...]:
+    """Return the names of all adapters, sorted."""
+    names: set[str] = set()
+    for _, module in iter_projections(model):
+        names |= set(module.parked) | ({module.adapter.name} if module.adapter else set())
+    return tuple(sorted(names))
+
+
+def active_adapter(model: nnx.Module) -> str | None:
+    """Return the name of the adapter in use."""
+    found = (module.adapter for _, module in iter_projections(model))
+    return next((adapter.name for adapter in found if adapter is not None), None)
+
+
+def set_adapter(model: nnx.Module, name: str) -> None:
+    """Use the adapter ``name``, in place; the one that was in use is parked.
+
+    Trainers and samplers made before hold the structure of the model as it was: make them anew.
+
+    Raises:
+        AdapterError: If there is no such adapter.
+    """
+    require_adapter(model, name)
+    if active_adapter(model) == name:
+        return
+    modules = [module for _, module in iter_projections(model)]
+    park_adapters(model)
+    for module in modules:
+        if name in module.parked:
+            module.unpark_adapter(name)
+
+
+def remove_adapter(model: nnx.Module, name: str) -> None:
+    """Remove an adapter without merging it; if it was in use, none is in use afterwards.
+
+    Raises:
+        AdapterError: If there is no such adapter.
+    """
+    require_adapter(model, name)
+    for _, module in iter_projections(model):
+        module.parked.pop(name, None)
+        if module.adapter is not None and module.adapter.name == name:
+            module.drop_adapter()
+
+
+def park_adapters(model: nnx.Module) -> None:
+    """Put the adapter in use aside, so that the model computes its base."""
+    for _, module in iter_projections(model):
+        module.park_adapter()
+
+
+def require_adapter(model: nnx.Module, name: str) -> None:
+    """Raise unless the model has an adapter of this name."""
+    names = adapter_names(model)
+    if name not in names:
+        hint = config_lib.did_you_mean(name, names)
+        raise AdapterError(f"the model has no adapter {name!r}; it has {list(names)}{hint}")
+
+
+def require_new_name(model: nnx.Module, name: str) -> None:
+    """Raise if the model has an adapter of this name."""
+    if name in adapter_names(model):
+        raise AdapterError(
+            f"the model already has an adapter {name!r}; choose another name, or remove it with "
+            "lora.remove_adapter"
+        )
 
 
 def merge_lora(model: nnx.Module) -> nnx.Module:
-    """Add every adapter to its weight, remove it, and return the model (changed in place)."""
+    """Put the adapter in use into the weights and remove it; the model is changed in place.
+
+    Quantised matrices become dense, with or without an adapter: what their codes stand for, plus
+    the adapter, in the ``param_dtype`` they had. Parked adapters belong to the base that was, and
+    go.
+    """
     for _, module in iter_projections(model):
-        if module.lora_scale is not None:
-            module.w[...] = merged_weight(
-                module.w[...], module.lora_a[...], module.lora_b[...], module.lora_scale
-            )
-            module.drop_adapter()
+        if module.adapter is not None or isinstance(module.w, projection.QuantizedWeight):
+            module.set_weight(module.merged_weight())
+        module.drop_adapter()
+        module.parked.clear()
+    if isinstance(model, decoder_lib.Decoder):
+        model.adapter_dropout = None
     return model
-
-
-def merged_weight(w: jax.Array, lora_a: jax.Array, lora_b: jax.Array, scale: float) -> jax.Array:
-    """Return ``w + scale * lora_a @ lora_b`` in the dtype of ``w``; leading axes are batched."""
-    update = jnp.matmul(lora_a, lora_b, precision=jax.lax.Precision.HIGHEST)
-    return (w.astype(jnp.float32) + scale * update).astype(w.dtype)
 
 
 def is_lora_enabled(model: nnx.Module) -> bool:
@@ -85,43 +176,22 @@ def is_lora_enabled(model: nnx.Module) -> bool:
 
 
 def iter_projections(model: nnx.Module) -> Iterator[tuple[str, projection.Projection]]:
-    """Yield every projection with its dotted path."""
-    for path, module in nnx.iter_modules(model):
-        if isinstance(module, projection.Projection):
-            yield ".".join(map(str, path)), module
+    """Yield every projection of the decoder's layers with its dotted path.
 
-
-def match_projections(
-    pattern: str, projections: dict[str, projection.Projection]
-) -> tuple[str, ...]:
-    """Return the paths that ``pattern`` selects, in order.
-
-    Raises:
-        ConfigError: If any alternative of the pattern selects nothing.
+    Those of an image tower are not among them: it gets no adapters and stays as it is.
     """
-    if pattern == ALL_LINEAR:
-        return tuple(projections)
-    matched: set[str] = set()
-    problems = []
-    for part in _alternatives(pattern):
-        found = {path for path in projections if re.fullmatch(f"(?:.*\\.)?(?:{part})", path)}
-        if not found:
-            names = sorted({path.rsplit(".", 1)[-1] for path in projections})
-            hint = config_lib.did_you_mean(part.removeprefix(".*"), names)
-            problems.append(f"module_path {part!r} matches no projection; there are {names}{hint}")
-        matched |= found
-    if problems:
-        raise config_lib.ConfigError("LoraConfig", problems)
-    return tuple(path for path in projections if path in matched)
+    for path, layer in nnx.iter_modules(model):
+        if not isinstance(layer, layer_lib.DecoderLayer):
+            continue
+        for inner, module in nnx.iter_modules(layer):
+            if isinstance(module, projection.Projection):
+                yield ".".join(map(str, (*path, *inner))), module
 
 
-def _alternatives(pattern: str) -> list[str]:
-    """Split a pattern at its top-level ``|``, so that each alternative must match something."""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(pattern):
-        escaped = i > 0 and pattern[i - 1] == "\\"
-        depth += (char == "(") - (char == ")") if not escaped else 0
-        if char == "|" and depth == 0 and not escaped:
-            parts.append(pattern[start:i])
-            start = i + 1
-    return [*parts, pattern[start:]]
+def _require_decoder(model: nnx.Module) -> decoder_lib.Decoder:
+    if not isinstance(model, decoder_lib.Decoder):
+        problem = (
+            f"dropout needs a tunix decoder, whose forward pass takes a key, got {type(model)}"
+        )
+        raise config_lib.ConfigError("LoraConfig", [problem])
+    return model

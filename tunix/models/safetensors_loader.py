@@ -49,7 +49,7 @@ class SafetensorsFile:
             CheckpointFileError: If the file is not a complete safetensors file.
         """
         self.path = pathlib.Path(path)
-        self._header, self._data = _open(self.path)
+        self._header, self._start = _open(self.path)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,10 +61,17 @@ class SafetensorsFile:
         return tuple(self._header[name]["shape"])
 
     def read(self, name: str) -> np.ndarray:
-        """Return a read-only view of one tensor in its stored type."""
+        """Return a read-only view of one tensor in its stored type.
+
+        The tensor is mapped on its own, so that its pages leave memory with the view.
+        """
         entry = self._header[name]
         start, end = entry["data_offsets"]
-        return self._data[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        if start == end:
+            return np.empty(shape, dtype)  # an empty range cannot be mapped
+        data = np.memmap(self.path, np.uint8, "r", offset=self._start + start, shape=end - start)
+        return data.view(dtype).reshape(shape)
 
 
 class SafetensorsDirectory:
@@ -162,8 +169,8 @@ def _check_index(
         raise CheckpointFileError(f"{index}: disagrees with its files: " + "; ".join(problems))
 
 
-def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the tensors' header entries and the mapped bytes behind the header."""
+def _open(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """Return the tensors' header entries and where in the file the bytes behind them start."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         prefix = file.read(8)
@@ -190,9 +197,7 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
             f"{path}: has {size} bytes where its header promises {8 + length + end}; the file is "
             "truncated or corrupt, download it again"
         )
-    if end == 0:
-        return header, np.empty(0, np.uint8)  # an empty range cannot be mapped
-    return header, np.memmap(path, np.uint8, "r", offset=8 + length)
+    return header, 8 + length
 
 
 def _check(name: str, entry: Mapping[str, Any]) -> Iterator[str]:

@@ -1,10 +1,12 @@
-"""Finds the files of a model: on disk, inside an installed package, or on the hub."""
+"""Finds the files of a model: on disk, inside an installed package, or at a download source."""
 
 import enum
 import importlib.util
 import pathlib
 import re
 from collections.abc import Sequence
+
+from tunix.models import downloads
 
 PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -17,12 +19,17 @@ class ModelSource(enum.Enum):
     HUGGINGFACE = "huggingface"
     """A path, ``package:NAME``, or else a repository of the Hugging Face hub."""
 
+    KAGGLE = "kaggle"
+    """A model of Kaggle, ``OWNER/MODEL/FRAMEWORK/VARIATION``; needs ``tunix[kaggle]``."""
+
+    GCS = "gcs"
+    """A directory of Google Cloud Storage, ``gs://BUCKET/PATH``; needs ``tunix[gcs]``."""
+
     LOCAL = "local"
     """A path or ``package:NAME``; never the network."""
 
 
-class SourceError(ValueError):
-    """A model that cannot be found."""
+SourceError = downloads.SourceError
 
 
 def resolve(
@@ -37,9 +44,9 @@ def resolve(
 
     Args:
         model_id: A directory, a ``.gguf`` file, ``package:NAME`` (the one model inside an
-            installed Python package) or the id of a hub repository.
-        source: Whether the hub may be asked.
-        download_path: Where to put files of the hub; its own cache by default.
+            installed Python package) or what the source calls the model.
+        source: Where to look; ``gs://`` is always Cloud Storage.
+        download_path: Where to put what is fetched; the source's own cache by default.
         files: Which files of a hub repository are wanted, as glob patterns.
         token: Access token for gated repositories; by default what ``hf auth`` has stored.
 
@@ -47,6 +54,10 @@ def resolve(
         SourceError: If there is no such model; says where it was looked for and what to do.
     """
     name = str(model_id)
+    if source is ModelSource.KAGGLE:
+        return _in_directory(downloads.from_kaggle(name, download_path))
+    if source is ModelSource.GCS or name.startswith(downloads.GCS_PREFIX):
+        return _in_directory(downloads.from_gcs(name, download_path))
     if name.startswith(PACKAGE_PREFIX):
         return _in_package(name.removeprefix(PACKAGE_PREFIX))
     path = pathlib.Path(name).expanduser()
@@ -58,7 +69,7 @@ def resolve(
             f"{path.absolute()}: no such file or directory; expected a Hugging Face model "
             "directory, a .gguf file or package:NAME"
         )
-    return _from_hub(name, download_path, files, token)
+    return downloads.from_hub(name, download_path, files, token)
 
 
 def _gguf(path: pathlib.Path) -> pathlib.Path:
@@ -103,25 +114,6 @@ def _in_package(name: str) -> pathlib.Path:
         f"{PACKAGE_PREFIX}{name}: expected one model (a .gguf file, or config.json with "
         f"*.safetensors) in {folder}, found {len(models)}: {_listing(found)}"
     )
-
-
-def _from_hub(
-    repository: str, download_path: str | None, files: Sequence[str], token: str | None
-) -> pathlib.Path:
-    import huggingface_hub  # 0.2 s that local models need not pay
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=list(files), local_dir=download_path, token=token
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SourceError(
-            f"{repository!r} is no local path, and the Hugging Face hub did not give it: {reason}\n"
-            f"Wanted: {', '.join(files)}. Check the id, the network and, for a gated model, your "
-            "token (HF_TOKEN); or fetch the files elsewhere and give the path of their directory"
-        ) from error
-    return pathlib.Path(folder)
 
 
 def _listing(paths: Sequence[pathlib.Path], limit: int = 8) -> str:

@@ -5,7 +5,7 @@ Pure bookkeeping over names and shapes: no array is touched here.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +22,17 @@ class Weight:
 
     hf: str
     ours: str | None
-    """``None``: files may hold this tensor, but the model computes it."""
+    """``None``: files may hold this tensor, but the model computes it or is without that part.
+    In such a row ``{rest}`` stands for any rest of a name: ``vision_tower.{rest}``."""
 
     layout: str | None = None
 
     copy_of: str | None = None
     """Where a model has no parameter ``ours``, files may still hold the tensor if it equals
     this parameter: tied models are often saved with both copies."""
+
+    also: tuple[str, ...] = ()
+    """Other names that files have for the tensor; ``hf`` is the one we write."""
 
 
 class TensorSource(Protocol):
@@ -81,6 +85,17 @@ class Slot:
     """The inverse."""
 
 
+def named_as_in(table: Sequence[Weight], names: Collection[str]) -> list[Weight]:
+    """Return the table with every row under the first of its names that occurs in ``names``."""
+
+    def chosen(row: Weight) -> Weight:
+        candidates = (row.hf, *row.also)
+        found = (hf for hf in candidates if hf.replace("{i}", "0").replace("{e}", "0") in names)
+        return dataclasses.replace(row, hf=next(found, row.hf))
+
+    return [chosen(row) for row in table]
+
+
 def slots(
     table: Sequence[Weight], shapes: Mapping[str, tuple[int, ...]], num_layers: int
 ) -> dict[str, list[Slot]]:
@@ -112,7 +127,9 @@ def audit(
     extra = found.keys() - expected.keys()
     copies = [row for row in table if row.copy_of is not None and row.hf in extra]
     extra -= {row.hf for row in copies}
-    computed = [re.escape(row.hf).replace(r"\{i\}", r"\d+") for row in table if row.ours is None]
+    computed = [_regex(row.hf) for row in table if row.ours is None]
+    # A part that the model does have is no part that it is without.
+    computed = [row for row in computed if not any(re.fullmatch(row, name) for name in expected)]
     problems = {
         "no checkpoint tensor": [
             f"{name} {shape}" for name, shape in expected.items() if name not in found
@@ -151,6 +168,10 @@ def collapsed(texts: Iterable[str]) -> list[str]:
     return lines
 
 
+def _regex(hf: str) -> str:
+    return re.escape(hf).replace(r"\{i\}", r"\d+").replace(r"\{rest\}", ".+")
+
+
 def _homes(
     row: Weight, shapes: Mapping[str, tuple[int, ...]], num_layers: int
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -173,7 +194,8 @@ def _layer_homes(
             yield row.ours, row.hf, ()
         return
     stacked = row.ours.replace(".{i}.", ".")
-    for i in range(num_layers):
+    # A stack says itself how many layers it has: those of an image tower are not the decoder's.
+    for i in range(shapes[stacked][0] if stacked in shapes else num_layers):
         hf = row.hf.replace("{i}", str(i))
         if stacked in shapes:
             yield stacked, hf, (i,)

@@ -5,6 +5,8 @@ named arrays, and it names a model's arrays as Hugging Face does. It works for s
 (scanned) and unrolled decoders alike. Nothing here knows a family or a file format.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,13 +16,23 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from tunix.models import weight_table
+from tunix.models import load_progress, weight_table
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder, sharding
 
 ModelT = TypeVar("ModelT", bound=decoder.Decoder)
 
-_ALIGNMENT = 64  # bytes; what JAX wants of a host array that it takes over
+_ALIGNMENT = 64  # bytes; what JAX wants of a host array that it takes over, and a line of caches
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter on its way out of a model."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[tuple[int, ...]], jax.Array]
+    """Returns the part at an index of the leading axes (layer, expert); ``()`` means all of it."""
 
 
 def load_model(
@@ -45,13 +57,15 @@ def load_model(
     graphdef, state = nnx.split(abstract)
     variables = [(path, dotted(path), leaf) for path, leaf in nnx.to_flat_state(state)]
     shapes = {name: leaf.shape for _, name, leaf in variables}
+    table = weight_table.named_as_in(table, source.shapes)
     slots = weight_table.slots(table, shapes, config.num_layers)
     copies = weight_table.audit(table, slots, shapes, source)
 
     where = places(state, mesh)
+    sizes = [leaf.size * np.dtype(leaf.dtype).itemsize for _, _, leaf in variables]
     filled = {
         name: jax.device_put(_filled(leaf, slots[name], source), where[name])
-        for _, name, leaf in variables
+        for _, name, leaf in load_progress.shown(variables, sizes, f"loading {source.where}")
     }
     for row in copies:
         _check_copy(row, filled, source)
@@ -60,32 +74,71 @@ def load_model(
 
 
 def export_tensors(
-    model: decoder.Decoder, table: Sequence[weight_table.Weight]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield Hugging Face name and array of every parameter of ``model``, one at a time.
+    model: decoder.Decoder,
+    table: Sequence[weight_table.Weight],
+    *,
+    parameters: Mapping[str, Parameter] | None = None,
+) -> "Export":
+    """Return the tensors of ``model`` under their Hugging Face names, to be read one at a time.
 
-    Arrays keep the dtype of the parameter. A sharded parameter is gathered when its turn comes.
+    Args:
+        model: The model; scanned or not, on one device or many.
+        table: Of its family.
+        parameters: What to export instead of the model's own parameters, e.g. merged ones.
 
     Raises:
-        WeightsError: Before the first tensor, if a parameter has no Hugging Face name, as
-            LoRA adapters have none until they are merged.
+        WeightsError: If a parameter has no Hugging Face name, as LoRA adapters have none until
+            they are merged.
     """
-    leaves = {dotted(path): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    slots = weight_table.slots(table, shapes, model.config.num_layers)
-    if homeless := sorted(set(leaves) - set(slots)):
-        hint = "; merge adapters with lora.merge_lora first" if ".lora_" in str(homeless) else ""
-        problems = [f"parameter {text}{hint}" for text in weight_table.collapsed(homeless)]
-        raise weight_table.WeightsError("no Hugging Face tensor holds these parameters", problems)
+    parameters = parameters_of(model) if parameters is None else parameters
+    return Export(parameters, table, model.config.num_layers)
 
-    def stream() -> Iterator[tuple[str, np.ndarray]]:
-        for name, group in slots.items():
-            array = np.asarray(leaves[name][...])
+
+def parameters_of(model: nnx.Module) -> dict[str, Parameter]:
+    """Return all parameters of ``model`` by their dotted paths; random streams are none."""
+    state = nnx.state(model, nnx.Not(nnx.RngState))
+    return {
+        dotted(path): Parameter(leaf.shape, np.dtype(leaf.dtype), functools.partial(_part, leaf))
+        for path, leaf in nnx.to_flat_state(state)
+    }
+
+
+class Export:
+    """Tensors under their Hugging Face names; iterating yields each once with its array."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        table: Sequence[weight_table.Weight],
+        num_layers: int,
+    ):
+        self._parameters = parameters
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self._slots = weight_table.slots(table, shapes, num_layers)
+        homeless = sorted(parameters.keys() - self._slots.keys())
+        if homeless:
+            adapted = ".lora_" in str(homeless)
+            hint = "; merge adapters with lora.merge_lora first" if adapted else ""
+            problems = [f"parameter {text}{hint}" for text in weight_table.collapsed(homeless)]
+            raise weight_table.WeightsError(
+                "no Hugging Face tensor holds these parameters", problems
+            )
+
+    @property
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of every tensor, in the order in which they come."""
+        return {
+            slot.hf: (slot.shape, self._parameters[name].dtype)
+            for name, group in self._slots.items()
+            for slot in group
+        }
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield name and array; a tensor is gathered from its devices when its turn comes."""
+        for name, group in self._slots.items():
             for slot in group:
-                part = array[slot.index]
+                part = np.asarray(self._parameters[name].read(slot.index))
                 yield slot.hf, part.transpose(slot.to_hf)
-
-    return stream()
 
 
 def dotted(path: tuple[Any, ...]) -> str:
@@ -105,6 +158,10 @@ def places(state: nnx.State, mesh: Mesh | None) -> Mapping[str, Any]:
     return {dotted(path): leaf.get_raw_value() for path, leaf in placed}
 
 
+def _part(leaf: nnx.Variable, index: tuple[int, ...]) -> jax.Array:
+    return leaf[index] if index else leaf[...]
+
+
 def _filled(
     leaf: nnx.Variable, slots: Sequence[weight_table.Slot], source: weight_table.TensorSource
 ) -> np.ndarray:
@@ -114,9 +171,21 @@ def _filled(
         array = _floating(slot.hf, source)
         if array.dtype == ml_dtypes.bfloat16 and out.dtype != array.dtype:
             array = array.astype(out.dtype)  # 2x faster than a transposing cast
-        target = out[slot.index]
-        target[...] = array.transpose(slot.to_ours)
+        _copy(out[slot.index], array, slot.to_ours)
     return out
+
+
+def _copy(target: np.ndarray, array: np.ndarray, to_ours: tuple[int, ...]) -> None:
+    """Write ``array`` into ``target`` with its axes permuted.
+
+    A matrix is turned strip by strip, each as wide as a line of the cache: up to 7x faster.
+    """
+    if to_ours != (1, 0):
+        target[...] = array.transpose(to_ours)
+        return
+    width = max(1, _ALIGNMENT // target.itemsize)
+    for start in range(0, array.shape[0], width):
+        target[:, start : start + width] = array[start : start + width].T
 
 
 def _floating(name: str, source: weight_table.TensorSource) -> np.ndarray:

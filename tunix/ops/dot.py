@@ -19,6 +19,8 @@ import numpy as np
 from jax.experimental import layout
 from jaxtyping import Array, Float
 
+from tunix.ops import quantize
+
 Precision = Literal["exact", "fast"]
 
 
@@ -69,6 +71,18 @@ def dot_nt(
     else:
         y = _fast_dot_nt(rows, w, x.dtype, w.dtype)
     return y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def dot_quantized(
+    x: Float[Array, "... K"], q: quantize.Quantized, *, precision: Precision
+) -> Float[Array, "... N"]:
+    """Return ``x @ w`` in float32 for the frozen matrix ``w`` that ``q`` stands for.
+
+    ``w`` exists only while it is multiplied, forward and backward: nothing dense is saved for
+    the backward pass, which has a cotangent for ``x`` alone.
+    """
+    y = _quantized_dot(x.reshape(-1, x.shape[-1]), q, precision, x.dtype)
+    return y.reshape(*x.shape[:-1], y.shape[1])
 
 
 def batched_dot_nt(
@@ -213,3 +227,24 @@ def _fast_batched_nn_bwd(a_dtype, b_dtype, residuals, g):
 
 
 _fast_batched_nn.defvjp(_fast_batched_nn_fwd, _fast_batched_nn_bwd)
+
+
+def _quantized_dot_forward(
+    x: Array, q: quantize.Quantized, precision: Precision, x_dtype: np.dtype
+) -> Array:
+    return dot(x, quantize.dequantize(q), precision=precision)
+
+
+_quantized_dot = jax.custom_vjp(_quantized_dot_forward, nondiff_argnums=(2, 3))
+
+
+def _quantized_dot_fwd(x, q, precision, x_dtype):
+    return _quantized_dot_forward(x, q, precision, x_dtype), q
+
+
+def _quantized_dot_bwd(precision, x_dtype, q, g):
+    dx = dot_nt(g, quantize.dequantize(q), precision=precision)
+    return dx.astype(x_dtype), None
+
+
+_quantized_dot.defvjp(_quantized_dot_fwd, _quantized_dot_bwd)

@@ -27,3 +27,25 @@ def rms_norm(
     if scale_offset:
         factor = factor + scale_offset
     return x * jax.lax.rsqrt(mean_square + eps) * factor
+
+
+def layer_norm(
+    x: Float[Array, "*rows D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"],
+    *,
+    eps: float,
+) -> Float[Array, "*rows D"]:
+    """Return ``(x - mean(x)) / std(x) * scale + bias`` in float32 (arXiv:1607.06450).
+
+    Args:
+        x: Values to normalise, in any float dtype.
+        scale: One factor per channel.
+        bias: One offset per channel.
+        eps: Added to the variance.
+    """
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + eps)
+    return normal * scale.astype(jnp.float32) + bias.astype(jnp.float32)

@@ -2,9 +2,11 @@
 
 Nothing here knows where a reward came from or what the advantage is used for.
 Every function works on NumPy and on JAX arrays alike. Axes: ``P`` prompts,
-``G`` completions sampled per prompt.
+``G`` completions sampled per prompt. One advantage per completion; those that differ
+from token to token are in :mod:`tunix.rl.token_advantages`.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -46,11 +48,69 @@ def leave_one_out(
 ) -> Float[Array | np.ndarray, "P G"]:
     """Return each reward minus the mean of the *other* rewards for its prompt.
 
-    An unbiased baseline (RLOO: Ahmadian et al., 2024, arXiv:2402.14740).
+    An unbiased baseline (RLOO: Ahmadian et al., 2024, arXiv:2402.14740, section 3).
+
+    Raises:
+        ValueError: If there are no others.
     """
+    if rewards.shape[1] < 2:
+        raise ValueError("leave-one-out needs at least 2 completions per prompt, got 1")
     others = rewards.shape[1] - 1
     baseline = (rewards.sum(axis=1, keepdims=True) - rewards) / others
     return (rewards - baseline) * _differ(rewards)
+
+
+def length_weighted(
+    rewards: Float[Array | np.ndarray, "P G"], *, lengths: Float[Array | np.ndarray, "P G"]
+) -> Float[Array | np.ndarray, "P G"]:
+    """Return each reward minus its prompt's mean weighted by length.
+
+    The baseline of least variance if a completion's squared gradient norm grows with its
+    length (OPO: Hao et al., 2025, arXiv:2505.23585).
+
+    Args:
+        rewards: One reward per completion.
+        lengths: Tokens of each completion; positive.
+    """
+    baseline = (lengths * rewards).sum(axis=1, keepdims=True) / lengths.sum(axis=1, keepdims=True)
+    return (rewards - baseline) * _differ(rewards)
+
+
+def batch_whitened(
+    rewards: Float[Array | np.ndarray, "P G"], *, eps: float = 1e-8
+) -> Float[Array | np.ndarray, "P G"]:
+    """Return each reward minus the mean of the whole batch, in units of the batch's deviation.
+
+    No prompt is compared with itself, so one completion of each is enough (REINFORCE++: Hu et
+    al., 2025, arXiv:2501.03262). Every completion counts alike;
+    :func:`tunix.rl.token_advantages.whiten` counts tokens.
+    """
+    return _whitened(rewards, eps)
+
+
+def group_centered_batch_whitened(
+    rewards: Float[Array | np.ndarray, "P G"], *, eps: float = 1e-8
+) -> Float[Array | np.ndarray, "P G"]:
+    """Return :func:`group_centered` rewards in units of their deviation over the batch.
+
+    REINFORCE++ with the group's mean as baseline (arXiv:2501.03262, "REINFORCE++-baseline").
+    The groups' means are 0, so nothing more is subtracted, and a group of equal rewards stays 0.
+    """
+    centered = group_relative(rewards, normalize=False)
+    return centered / (centered.std() + eps)
+
+
+def unchanged(
+    rewards: Float[Array | np.ndarray, "P G"],
+) -> Float[Array | np.ndarray, "P G"]:
+    """Return the rewards themselves: no baseline (REINFORCE)."""
+    return rewards
+
+
+def _whitened(values, eps):
+    """Return the values with mean 0 and deviation 1; exactly 0 where they are all equal."""
+    differ = values.max() != values.min()
+    return (values - values.mean()) / (values.std() + eps) * differ
 
 
 def _differ(rewards):
@@ -59,10 +119,40 @@ def _differ(rewards):
 
 
 AdvantageFn = Callable[..., Float[Array | np.ndarray, "P G"]]
-"""``fn(rewards [P, G]) -> advantages [P, G]``."""
+"""``fn(rewards [P, G]) -> advantages [P, G]``; one that names ``lengths`` gets those, too."""
 
 ADVANTAGE_ESTIMATORS: Mapping[str, AdvantageFn] = {
     "grpo": group_relative,
     "drgrpo": group_centered,
     "rloo": leave_one_out,
+    "opo": length_weighted,
+    "reinforce++": batch_whitened,
+    "reinforce++-baseline": group_centered_batch_whitened,
+    "none": unchanged,
 }
+
+
+def estimate(
+    fn: AdvantageFn,
+    rewards: Float[np.ndarray, "P G"],
+    *,
+    lengths: Float[np.ndarray, "P G"],
+) -> Float[np.ndarray, "P G"]:
+    """Return the advantages of ``fn``, which gets the lengths if it names them.
+
+    Raises:
+        ValueError: If they are not one finite number per completion.
+    """
+    wants_lengths = "lengths" in inspect.signature(fn).parameters
+    values = np.asarray(fn(rewards, lengths=lengths) if wants_lengths else fn(rewards))
+    if values.shape != rewards.shape:
+        raise ValueError(
+            f"the advantage estimator returned shape {values.shape} for rewards of shape "
+            f"{rewards.shape} (prompts, completions of each)"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the advantage estimator returned a value that is not finite for the rewards of "
+            f"prompt {int(np.argwhere(~np.isfinite(values))[0][0])}"
+        )
+    return values

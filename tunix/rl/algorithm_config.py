@@ -5,32 +5,47 @@ resolves the name also validates and documents it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from tunix.rl import advantages, aggregation, losses
+from tunix.rl import advantages, aggregation, function_registry, losses, rewards
+from tunix.rl import rollout_correction as rollout_correction_lib
 from tunix.utils import config as config_lib
 
-FnT = TypeVar("FnT", bound=Callable)
 
-
-def resolve(chosen: str | FnT, table: Mapping[str, FnT]) -> FnT:
-    """Return the function that ``chosen`` names, or ``chosen`` if it is one."""
-    return table[chosen] if isinstance(chosen, str) else chosen
-
-
-def choice_problems(field: str, chosen: object, table: Mapping[str, object]) -> Iterator[str]:
-    """Yield a sentence if ``chosen`` is neither a name in ``table`` nor callable."""
-    if isinstance(chosen, str) and chosen not in table:
-        hint = config_lib.did_you_mean(chosen, table)
-        yield f"{field} {chosen!r} is not one of {sorted(table)}{hint}"
+def choice_problems(field: str, chosen: object, category: str | None = None) -> Iterator[str]:
+    """Yield a sentence if ``chosen`` is neither a name in its category nor callable."""
+    names = function_registry.default_registry.list_functions(category or field)
+    if isinstance(chosen, str) and chosen not in names:
+        yield f"{field} {chosen!r} is not one of {names}{config_lib.did_you_mean(chosen, names)}"
     elif not isinstance(chosen, str) and not callable(chosen):
-        yield f"{field} must be one of {sorted(table)} or a function, got {chosen!r}"
+        yield f"{field} must be one of {names} or a function, got {chosen!r}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig(config_lib.Config):
     """How rewards become advantages and advantages a loss."""
+
+    num_generations: int = 1
+    """Completions sampled per prompt; G in the paper."""
+
+    num_iterations: int = 1
+    """How often every rollout is trained on; μ in the paper."""
+
+    beta: float = 0.04
+    """Weight of the KL penalty to the reference policy; 0 needs no reference at all."""
+
+    epsilon: float = 0.2
+    """How far the importance ratio may fall below 1; ε in the paper."""
+
+    epsilon_high: float | None = None
+    """How far it may rise above 1; ``None`` means as far as ``epsilon``."""
+
+    epsilon_c: float | None = None
+    """Dual clip: a token of negative advantage A costs at most ``-epsilon_c * A``; above 1."""
+
+    entropy_coef: float | None = None
+    """Weight of the policy's entropy, which is rewarded; ``None`` computes none."""
 
     advantage_estimator: str | advantages.AdvantageFn = "grpo"
     """A name in ``ADVANTAGE_ESTIMATORS`` or a function of ``[P, G]`` rewards."""
@@ -38,8 +53,23 @@ class AlgorithmConfig(config_lib.Config):
     policy_loss_fn: str | losses.PolicyLossFn = "grpo"
     """A name in ``POLICY_LOSSES`` or a function like ``losses.clipped_surrogate``."""
 
+    loss_algo: str | losses.ImportanceFn = "grpo"
+    """Which importance ratio: ``grpo`` per token, ``gspo`` or ``gspo-token`` per sequence, or a
+    function."""
+
     loss_agg_mode: str | aggregation.Aggregation = "sequence-mean-token-mean"
     """A name in ``AGGREGATIONS`` or a function like those: what every token weighs."""
+
+    rollout_correction: str | rollout_correction_lib.CorrectionFn | None = None
+    """A name in ``ROLLOUT_CORRECTIONS`` or a function like those: weighs tokens by how likely
+    the trainer finds what the sampler drew. With several updates per rollout the trainer then
+    computes the old log-probabilities itself, at the price of a forward pass."""
+
+    rollout_correction_limit: float = 2.0
+    """The largest such weight, see ``rollout_correction``."""
+
+    reward_manager: str | type[rewards.RewardManager] = "sequence-level"
+    """Runs the reward functions: a name in ``REWARD_MANAGERS`` or a class like those."""
 
     reward_weights: Sequence[float] | None = None
     """One factor per reward function; ``None`` weighs all alike."""
@@ -54,23 +84,90 @@ class AlgorithmConfig(config_lib.Config):
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
-        yield from choice_problems(
-            "advantage_estimator", self.advantage_estimator, advantages.ADVANTAGE_ESTIMATORS
-        )
-        yield from choice_problems("policy_loss_fn", self.policy_loss_fn, losses.POLICY_LOSSES)
-        yield from choice_problems("loss_agg_mode", self.loss_agg_mode, aggregation.AGGREGATIONS)
+        for name in ("num_generations", "num_iterations"):
+            if getattr(self, name) < 1:
+                yield f"{name} must be at least 1, got {getattr(self, name)}"
+        if not self.beta >= 0.0:
+            yield f"beta must not be negative, got {self.beta}"
+        yield from self._clip_problems()
+        if self.entropy_coef is not None and not self.entropy_coef >= 0.0:
+            yield f"entropy_coef must not be negative, got {self.entropy_coef}"
+        for name in ("policy_loss_fn", "loss_algo", "loss_agg_mode", "reward_manager"):
+            yield from choice_problems(name, getattr(self, name))
+        yield from self._estimator_problems()
+        if self.rollout_correction is not None:
+            yield from choice_problems("rollout_correction", self.rollout_correction)
+        if not self.rollout_correction_limit >= 1.0:
+            yield (
+                "rollout_correction_limit must be at least 1, the weight of a token on which "
+                f"sampler and trainer agree, got {self.rollout_correction_limit}"
+            )
+
+    def _estimator_problems(self) -> Iterator[str]:
+        yield from choice_problems("advantage_estimator", self.advantage_estimator)
+
+    def _clip_problems(self) -> Iterator[str]:
+        if not 0.0 < self.epsilon <= 1.0:
+            yield f"epsilon must lie in (0, 1], got {self.epsilon}"
+        if self.epsilon_high is not None and not self.epsilon_high > 0.0:
+            yield f"epsilon_high must be positive, got {self.epsilon_high}"
+        if self.epsilon_c is None:
+            return
+        if not self.epsilon_c > 1.0:
+            yield f"epsilon_c must be above 1, got {self.epsilon_c}"
+        if self.policy_loss_fn == "cispo":
+            yield "epsilon_c is not read by policy_loss_fn 'cispo'; leave it out"
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """How far the ratio may fall below and rise above 1."""
+        return self.epsilon, self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    @property
+    def clip_options(self) -> dict[str, float]:
+        """What the policy loss is called with."""
+        low, high = self.clip_range
+        dual = {} if self.epsilon_c is None else {"clip_dual": self.epsilon_c}
+        return {"clip_low": low, "clip_high": high, **dual}
 
     @property
     def advantage_fn(self) -> advantages.AdvantageFn:
         """The advantage estimator as a function."""
-        return resolve(self.advantage_estimator, advantages.ADVANTAGE_ESTIMATORS)
+        return resolve("advantage_estimator", self.advantage_estimator)
 
     @property
     def policy_loss(self) -> losses.PolicyLossFn:
         """The policy loss as a function."""
-        return resolve(self.policy_loss_fn, losses.POLICY_LOSSES)
+        return resolve("policy_loss_fn", self.policy_loss_fn)
+
+    @property
+    def importance_fn(self) -> losses.ImportanceFn:
+        """The importance ratio as a function."""
+        return resolve("loss_algo", self.loss_algo)
 
     @property
     def aggregate(self) -> aggregation.Aggregation:
         """The aggregation as a function."""
-        return resolve(self.loss_agg_mode, aggregation.AGGREGATIONS)
+        return resolve("loss_agg_mode", self.loss_agg_mode)
+
+    @property
+    def correction_fn(self) -> rollout_correction_lib.CorrectionFn | None:
+        """The rollout correction as a function."""
+        chosen = self.rollout_correction
+        return None if chosen is None else resolve("rollout_correction", chosen)
+
+    @property
+    def reward_manager_class(self) -> Callable[..., rewards.RewardManager]:
+        """What the reward functions are run with."""
+        return resolve("reward_manager", self.reward_manager)
+
+    @property
+    def is_silent_at_zero(self) -> bool:
+        """Whether a token of advantage 0 is known to have no gradient from the policy loss."""
+        # A user's own loss may have a gradient of its own, whatever it is called.
+        return self.entropy_coef is None and self.policy_loss in losses.POLICY_LOSSES.values()
+
+
+def resolve(category: str, chosen: str | Callable[..., Any]) -> Any:
+    """Return the function that ``chosen`` names, or ``chosen`` if it is one."""
+    return function_registry.default_registry.resolve(category, chosen)

@@ -72,12 +72,13 @@ def make_step_batches(
     )
     trajectories = [t for group in groups for t in group.trajectories]
     sampler_logps = _padded_rows([t.sampler_logps for t in trajectories], len(lengths), settings)
-    advantages = np.zeros(len(lengths), np.float32)
-    advantages[: len(trajectories)] = [t.advantage for t in trajectories]
+    advantages = [t.advantage_of_tokens for t in trajectories]
     owner = _owners(parts, spans, len(lengths))
     shared: dict[str, Any] = {
         "live": live,
-        "advantages": advantages,
+        "advantages": _padded_rows(advantages, len(lengths), settings),
+        "values": _padded_or_none([t.values for t in trajectories], len(lengths), settings),
+        "returns": _padded_or_none([t.returns for t in trajectories], len(lengths), settings),
         "sampler_logps": sampler_logps,
         "old_logps": sampler_logps if from_sampler else None,
         "temperature": np.float32(settings.temperature),
@@ -106,7 +107,7 @@ def _lengths_and_live(
     live = np.zeros(len(lengths), bool)
     for i, t in enumerate(trajectories):
         lengths[i] = t.trained_length(mask_truncated=settings.mask_truncated)
-        live[i] = lengths[i] > 0 and not (settings.skip_dead and t.advantage == 0.0)
+        live[i] = lengths[i] > 0 and not (settings.skip_dead and t.is_dead)
     return lengths, live
 
 
@@ -154,6 +155,14 @@ def _padded_rows(
     for row, value in enumerate(values):
         padded[row, : len(value)] = value
     return padded
+
+
+def _padded_or_none(
+    values: Sequence[np.ndarray | None], num_sequences: int, settings: BatchSettings
+) -> np.ndarray | None:
+    """Return ragged values as ``[S, C]``, or ``None`` where there are none."""
+    given = [value for value in values if value is not None]
+    return _padded_rows(given, num_sequences, settings) if len(given) == len(values) else None
 
 
 def _round_up(n: int, multiple: int) -> int:

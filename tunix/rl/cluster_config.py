@@ -28,6 +28,8 @@ class RLTrainingConfig(training_config.TrainingConfig):
     """Settings of the actor's training; sizes count prompts unless they say otherwise."""
 
     actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation | None = None
+    """The critic's, where there is one; ``None`` takes the actor's."""
     mini_batch_size: int | None = None
     """Prompts per optimizer step; by default, all prompts of a rollout."""
     train_micro_batch_size: int | None = None
@@ -48,6 +50,8 @@ class RLTrainingConfig(training_config.TrainingConfig):
                 "gradient_accumulation_steps is not used in reinforcement learning; set "
                 "train_micro_batch_size to the number of prompts per micro-batch"
             )
+        if self.early_stopping is not None:
+            yield "early_stopping is not used in reinforcement learning; set max_steps"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

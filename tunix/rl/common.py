@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix.models import lora
 from tunix.models.transformer import decoder
 from tunix.ops import dot as dot_lib
-from tunix.ops import linear_logprob
+from tunix.ops import linear_logprob, segment_mask
 
 
 @flax.struct.dataclass
@@ -35,7 +35,8 @@ class PolicyBatch:
     live: Bool[Array, " S"]
     """False where the log-probabilities are not computed: the loss is known to be zero there,
     and only its weight counts."""
-    advantages: Float[Array, " S"]
+    advantages: Float[Array, "S C"]
+    """Advantage of each token; 0 on padding."""
     sampler_logps: Float[Array, "S C"]
     """Log-probabilities as the sampler saw them; 0 on padding."""
     temperature: Float[Array, ""]
@@ -44,6 +45,10 @@ class PolicyBatch:
     """Log-probabilities the ratio starts from; ``None`` means those of the current policy."""
     ref_logps: Float[Array, "S C"] | None = None
     """Log-probabilities under the reference policy, where the loss needs them."""
+    values: Float[Array, "S C"] | None = None
+    """What the critic thought of the state before each token at the rollout, if there is one."""
+    returns: Float[Array, "S C"] | None = None
+    """What the critic should have thought."""
 
     @property
     def mask(self) -> Bool[Array, "S C"]:
@@ -95,9 +100,14 @@ def policy_logps(
             "off; give the cluster a reference model"
         )
     return PolicyLogps(
-        logps=_by_sequence(logps, batch.slot),
-        entropy=None if entropy is None else _by_sequence(entropy, batch.slot),
+        logps=by_sequence(logps, batch.slot),
+        entropy=None if entropy is None else by_sequence(entropy, batch.slot),
     )
+
+
+def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
+    """Return :func:`policy_logps` without entropy."""
+    return policy_logps(model, batch).logps
 
 
 def _decoder_logps(
@@ -142,12 +152,9 @@ def attention_mask(batch: PolicyBatch) -> Bool[Array, "R T T"]:
     A token sees the earlier tokens of its own segment and of its prefix. Padding sees
     itself, because a softmax over nothing is NaN.
     """
-    keys = batch.segment_ids[:, None, :]
-    same = (keys == batch.segment_ids[:, :, None]) | (keys == batch.prefix_ids[:, :, None])
-    causal = jnp.tril(jnp.ones(same.shape[1:], bool))
-    return (causal & same & (keys != 0)) | jnp.eye(same.shape[1], dtype=bool)
+    return segment_mask.segment_mask(batch.segment_ids, batch.prefix_ids)
 
 
-def _by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:
+def by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:
     """Return one row per completion; slots that point past ``N`` are 0 and have no gradient."""
     return values.at[slot].get(mode="fill", fill_value=0.0)

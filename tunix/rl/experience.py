@@ -1,14 +1,14 @@
 """One rollout of the policy: sampled, rewarded, and turned into groups with advantages."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from tunix.rl import advantages as advantages_lib
-from tunix.rl import prompt_batch, rewards, rl_cluster, trajectory
+from tunix.rl import prompt_batch, reward_shaping, rewards, rl_cluster, trajectory
 from tunix.rl.rollout import base_rollout
 
 
@@ -79,7 +79,9 @@ def group(
         ValueError: If the advantages are not one finite number per completion.
     """
     by_prompt = scored.rewards.total.reshape(-1, num_samples)
-    advantages = _checked(advantage_fn(by_prompt), by_prompt.shape)
+    advantages = advantages_lib.estimate(
+        advantage_fn, by_prompt, lengths=lengths_of(scored).reshape(-1, num_samples).astype(float)
+    )
     return [
         trajectory.Group(
             prompt_ids=scored.output.prompt_tokens[p],
@@ -102,16 +104,18 @@ def group(
     ]
 
 
-def _checked(values: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "P G"]:
-    advantages = np.asarray(values)
-    if advantages.shape != shape:
-        raise ValueError(
-            f"the advantage estimator returned shape {advantages.shape} for rewards of shape "
-            f"{shape} (prompts, completions of each)"
-        )
-    if not np.isfinite(advantages).all():
-        raise ValueError(
-            f"the advantage estimator returned a value that is not finite for the rewards of "
-            f"prompt {int(np.argwhere(~np.isfinite(advantages))[0][0])}"
-        )
-    return advantages
+def with_length_penalty(
+    scored: Scored, penalty: Callable[[Int[np.ndarray, " B"]], Float[np.ndarray, " B"]]
+) -> Scored:
+    """Return the completions with a reward more, which depends on their tokens' number."""
+    shaping = penalty(lengths_of(scored))
+    result = rewards.RewardResult(
+        total=scored.rewards.total + shaping,
+        per_function={**scored.rewards.per_function, reward_shaping.OVERLONG: shaping},
+    )
+    return dataclasses.replace(scored, rewards=result)
+
+
+def lengths_of(scored: Scored) -> Int[np.ndarray, " B"]:
+    """Return the number of tokens of every completion."""
+    return np.asarray([len(one.token_ids) for one in scored.output.completions])

@@ -5,9 +5,18 @@ from typing import Any
 
 PROMPTS = "prompts"
 FINISH_REASONS = "finish_reasons"
+PROMPT_IDS = "prompt_ids"
+COMPLETION_IDS = "completion_ids"
 
-RESERVED_COLUMNS = (FINISH_REASONS, "completions")
-"""Columns that a reward function gets from the rollout."""
+ROLLOUT_COLUMNS = (FINISH_REASONS, PROMPT_IDS, COMPLETION_IDS)
+"""Columns that a reward function gets from the rollout: ``"stop"`` or ``"length"`` (cut off), and
+the tokens of prompt and completion as integer arrays."""
+
+RESERVED_COLUMNS = (*ROLLOUT_COLUMNS, "completions", "completion")
+"""Names that a column of the data must not have."""
+
+PROMPT_KEY = "prompt_key"
+"""Column that tells prompts apart, if the data has it: what the curriculum counts by."""
 
 
 class PromptBatchError(ValueError):

@@ -1,28 +1,30 @@
 """Reward functions: run them together, check what they return, add up what they say.
 
-A reward function is ``fn(prompts, completions, **columns) -> list[float]``: one
-number per completion. ``columns`` are the columns of the data row, repeated for
-every completion of its prompt, plus ``finish_reasons`` (``"stop"`` if the reply
-ended by itself, ``"length"`` if it was cut off). A function without ``**kwargs``
-gets only the columns it names.
+A reward function is ``fn(prompts, completions, **columns)`` and returns one number per
+completion, or ``fn(prompt, completion, **columns)`` and returns one number; which of the two
+it is, is read from the names of its arguments. ``None`` in place of a number says that the
+function does not apply to this sample. ``columns`` are the columns of the data row and what
+the rollout adds, see :data:`tunix.rl.prompt_batch.ROLLOUT_COLUMNS`; with whole batches they
+hold a value per completion. A function without ``**kwargs`` gets only the columns it names.
 
-Nothing here knows about tokens or models.
+How it is run (processes, time limits, what if it fails) says :class:`Reward`. Nothing here
+knows about models.
 """
 
 import dataclasses
-import functools
-import inspect
-import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from tunix.rl import reward_runner, reward_settings
 from tunix.utils import config as config_lib
 
-RewardFn = Callable[..., Sequence[float]]
+RewardFn = reward_settings.RewardFn
+Reward = reward_settings.Reward
 
 SHOWN_CHARACTERS = 200
 SHOWN_PROBLEMS = 5
@@ -46,14 +48,38 @@ class RewardResult:
 
     total: Float[np.ndarray, " B"]
     per_function: Mapping[str, Float[np.ndarray, " B"]]
-    """Unweighted scores by function name, in the order the functions were given."""
+    """Unweighted scores by function name, in the order the functions were given; NaN where a
+    function does not apply."""
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Time each function took."""
+    failed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Completions whose score is ``on_error`` in place of the function's."""
+
+    def scores_of(self, i: int) -> dict[str, float | None]:
+        """Return the scores of one completion, ``None`` where a function does not apply."""
+        return {
+            name: None if np.isnan(values[i]) else float(values[i])
+            for name, values in self.per_function.items()
+        }
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What running the functions was like: seconds, and share of failed samples, of each."""
+        return {
+            **{f"reward_seconds/{name}": seconds for name, seconds in self.seconds.items()},
+            **{f"reward_failed/{name}": n / len(self.total) for name, n in self.failed.items()},
+        }
 
 
 class RewardManager:
     """Runs reward functions concurrently and adds up their scores.
 
+    The total of a completion is the sum of ``weight * score`` over the functions that apply to
+    it. A completion to which none applies is an error: it has no reward, and a made-up one would
+    be trained on.
+
     Args:
-        reward_fns: One function or several; see the module for their form.
+        reward_fns: One or several: functions, or :class:`Reward` for those with settings.
         weights: One factor per function; all 1 if not given.
 
     Raises:
@@ -62,27 +88,38 @@ class RewardManager:
 
     def __init__(
         self,
-        reward_fns: RewardFn | Sequence[RewardFn],
+        reward_fns: RewardFn | Reward | Sequence[RewardFn | Reward],
         weights: Sequence[float] | None = None,
     ):
-        fns = list(reward_fns) if isinstance(reward_fns, Sequence) else [reward_fns]
-        weights = [1.0] * len(fns) if weights is None else list(weights)
-        problems = []
-        if not fns:
+        given = list(reward_fns) if isinstance(reward_fns, Sequence) else [reward_fns]
+        weights = [1.0] * len(given) if weights is None else list(weights)
+        problems, settings = [], []
+        if not given:
             problems.append("reward_fns is empty; give at least one reward function")
-        problems += [f"{fn!r} is not callable" for fn in fns if not callable(fn)]
-        if len(weights) != len(fns):
-            problems.append(f"reward_weights has {len(weights)} values for {len(fns)} functions")
-        problems += [f"reward_weights must be finite, got {w}" for w in weights if not _finite(w)]
+        for one in given:
+            try:
+                settings.append(one if isinstance(one, Reward) else Reward(fn=one))
+            except config_lib.ConfigError as error:
+                problems += error.problems
+        if len(weights) != len(given):
+            problems.append(f"reward_weights has {len(weights)} values for {len(given)} functions")
+        problems += [
+            f"reward_weights must be finite, got {w}"
+            for w in weights
+            if not reward_settings.is_score(w)
+        ]
         if problems:
             raise config_lib.ConfigError("rewards", problems)
-        self._fns = dict(zip(_unique_names(fns), fns, strict=True))
-        self._weights = weights
+        names = reward_settings.unique_names(settings)
+        runners = map(reward_runner.RewardRunner, settings)
+        self._runners = dict(zip(names, runners, strict=True))
+        self._weights = dict(zip(names, weights, strict=True))
+        self._finalizer = weakref.finalize(self, _close_all, list(self._runners.values()))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the functions, as in metrics and logs."""
-        return tuple(self._fns)
+        return tuple(self._runners)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise if a function names an argument that the data does not have.
@@ -91,8 +128,8 @@ class RewardManager:
             RewardError: Lists every function and argument.
         """
         problems = []
-        for name, fn in self._fns.items():
-            for wanted in _required_columns(fn):
+        for name, runner in self._runners.items():
+            for wanted in runner.settings.required_columns:
                 if wanted not in columns:
                     problems.append(
                         f"{name} needs the column {wanted!r}; there are {sorted(columns)}"
@@ -115,99 +152,122 @@ class RewardManager:
             columns: Further values by name, one per completion.
 
         Raises:
-            RewardError: If a function raises, or returns anything but one finite
-                number per completion.
+            RewardError: If a function fails and its settings do not say what to do, if it returns
+                anything but a finite number or ``None`` per completion, or if no function
+                applies to a completion.
         """
         self.check_columns(list(columns))
-        prompts, completions = list(prompts), list(completions)
-        with futures.ThreadPoolExecutor(max_workers=len(self._fns)) as pool:
+        samples = _Samples(prompts=list(prompts), completions=list(completions))
+        with futures.ThreadPoolExecutor(max_workers=len(self._runners)) as pool:
             running = {
-                name: pool.submit(_call, fn, prompts, completions, columns)
-                for name, fn in self._fns.items()
+                name: pool.submit(runner.run, samples.prompts, samples.completions, columns)
+                for name, runner in self._runners.items()
             }
-        problems, scores, causes = [], {}, []
-        for name, future in running.items():
-            if (error := future.exception()) is not None:
-                if not isinstance(error, Exception):
-                    raise error
-                causes.append(error)
-                where = _find_fault(self._fns[name], prompts, completions, columns)
-                problems.append(f"{name} raised {type(error).__name__}: {error}{where}")
-                continue
-            found = _problems_of(name, future.result(), prompts, completions)
-            problems += found
-            if not found:
-                scores[name] = np.asarray([float(value) for value in future.result()])
+        outcomes = {name: future.result() for name, future in running.items()}
+        problems, causes = [], []
+        for name, outcome in outcomes.items():
+            if outcome.failures and self._runners[name].settings.on_error == "raise":
+                causes += outcome.failures.values()
+                problems += _failure_problems(name, outcome, samples)
+            else:
+                problems += _value_problems(name, outcome.values, samples)
         if problems:
             raise RewardError(problems) from (causes[0] if causes else None)
-        total = np.zeros(len(completions))
-        for weight, values in zip(self._weights, scores.values(), strict=True):
-            total = total + weight * values
-        return RewardResult(total=total, per_function=scores)
+        scores = {
+            name: np.asarray([np.nan if v is None else float(v) for v in outcome.values])
+            for name, outcome in outcomes.items()
+        }
+        return RewardResult(
+            total=self._total(scores, samples),
+            per_function=scores,
+            seconds={name: outcome.seconds for name, outcome in outcomes.items()},
+            failed={name: len(outcome.failures) for name, outcome in outcomes.items()},
+        )
+
+    def close(self) -> None:
+        """End the processes of functions that run in some."""
+        self._finalizer()
+
+    def _total(
+        self, scores: Mapping[str, Float[np.ndarray, " B"]], samples: "_Samples"
+    ) -> Float[np.ndarray, " B"]:
+        without = np.all([np.isnan(values) for values in scores.values()], axis=0)
+        if without.any():
+            i = int(np.argmax(without))
+            raise RewardError(
+                [
+                    f"no function applies to {without.sum()} of {len(without)} completions: all "
+                    f"of {list(scores)} returned None, first at {samples.describe(i)}; let one "
+                    "return a number"
+                ]
+            )
+        total = np.zeros(len(without))
+        for name, values in scores.items():
+            total = total + self._weights[name] * np.nan_to_num(values)
+        return total
 
 
-def _call(
-    fn: RewardFn, prompts: list[str], completions: list[str], columns: Mapping[str, Sequence[Any]]
-) -> Sequence[float]:
-    """Call ``fn`` with everything it can take: all with ``**kwargs``, else what it names."""
-    given = {**columns, "prompts": prompts, "completions": completions}
-    parameters = inspect.signature(fn).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return fn(**given)
-    return fn(**{name: value for name, value in given.items() if name in parameters})
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Samples:
+    """The completions, as messages tell of them."""
+
+    prompts: list[str]
+    completions: list[str]
+
+    def describe(self, i: int) -> str:
+        prompt, completion = shorten(self.prompts[i]), shorten(self.completions[i])
+        return f"sample {i}: prompt {prompt!r}, completion {completion!r}"
 
 
-def _required_columns(fn: RewardFn) -> list[str]:
-    return [
-        name
-        for name, p in inspect.signature(fn).parameters.items()
-        if p.default is p.empty
-        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        and name not in ("prompts", "completions")
+def _close_all(runners: Sequence[reward_runner.RewardRunner]) -> None:
+    for runner in runners:
+        runner.close()
+
+
+def _failure_problems(name: str, outcome: reward_runner.Outcome, samples: _Samples) -> list[str]:
+    """Return why a function failed, at which samples."""
+    if outcome.whole is not None:
+        error, fault = outcome.whole, next(iter(outcome.failures))
+        where = f" (first at {samples.describe(fault)})"
+        if outcome.failures[fault] is error:
+            where = " (on the whole batch; on no sample alone)"
+        if isinstance(error, TimeoutError):
+            where = f" (all {len(samples.completions)} completions in one call)"
+        return [f"{name} raised {type(error).__name__}: {error}{where}"]
+    shown = list(outcome.failures.items())[:SHOWN_PROBLEMS]
+    problems = [
+        f"{name} raised {type(error).__name__}: {error} (at {samples.describe(i)})"
+        for i, error in shown
     ]
+    return problems + _and_more(name, len(outcome.failures))
 
 
-def _find_fault(
-    fn: RewardFn, prompts: list[str], completions: list[str], columns: Mapping[str, Sequence[Any]]
-) -> str:
-    """Return which sample makes ``fn`` raise, by trying them one at a time."""
-    for i in range(len(completions)):
-        one = {name: [values[i]] for name, values in columns.items()}
-        try:
-            _call(fn, [prompts[i]], [completions[i]], one)
-        except Exception:  # whatever a user's function raises is the fault looked for
-            return f" (first at {_sample(i, prompts, completions)})"
-    return " (on the whole batch; on no sample alone)"
-
-
-def _problems_of(
-    name: str, values: object, prompts: list[str], completions: list[str]
-) -> list[str]:
+def _value_problems(name: str, values: object, samples: _Samples) -> list[str]:
     """Return what is wrong with the value of a reward function."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         return [f"{name} must return a list of numbers, got {type(values).__name__}"]
     values = list(values)
-    if len(values) != len(completions):
-        return [f"{name} returned {len(values)} rewards for {len(completions)} completions"]
-    faults = [i for i, value in enumerate(values) if not _finite(value)]
+    if len(values) != len(samples.completions):
+        return [f"{name} returned {len(values)} rewards for {len(samples.completions)} completions"]
+    faults = [
+        i for i, v in enumerate(values) if v is not None and not reward_settings.is_score(v)
+    ]
     problems = [
         f"{name} returned {values[i]!r} where a finite number is expected, "
-        f"at {_sample(i, prompts, completions)}"
+        f"at {samples.describe(i)}{_hint(values[i])}"
         for i in faults[:SHOWN_PROBLEMS]
     ]
-    if len(faults) > SHOWN_PROBLEMS:
-        problems.append(f"{name}: {len(faults) - SHOWN_PROBLEMS} more samples like these")
-    return problems
+    return problems + _and_more(name, len(faults))
 
 
-def _finite(value: object) -> bool:
-    """Return whether ``value`` is one finite real number; NumPy and JAX scalars count."""
-    array = np.asarray(value)
-    return array.shape == () and array.dtype.kind in "biuf" and bool(np.isfinite(array))
+def _hint(value: object) -> str:
+    is_bool = isinstance(value, (bool, np.bool_))
+    return f"; a truth value is no score: return float({value})" if is_bool else ""
 
 
-def _sample(i: int, prompts: list[str], completions: list[str]) -> str:
-    return f"sample {i}: prompt {shorten(prompts[i])!r}, completion {shorten(completions[i])!r}"
+def _and_more(name: str, count: int) -> list[str]:
+    more = count - SHOWN_PROBLEMS
+    return [f"{name}: {more} more samples like these"] if more > 0 else []
 
 
 def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
@@ -216,25 +276,3 @@ def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
         return text
     half = (limit - 3) // 2
     return f"{text[:half]}...{text[-half:]}"
-
-
-def _unique_names(fns: Sequence[RewardFn]) -> list[str]:
-    """Return a name per function; a repeated name gets a number."""
-    names: list[str] = []
-    for fn in fns:
-        name, count = _name(fn), 1
-        unique = name
-        while unique in names:
-            count += 1
-            unique = f"{name}_{count}"
-        names.append(unique)
-    return names
-
-
-def _name(fn: RewardFn) -> str:
-    """Return what to call a function, a bound method, a partial or a callable object."""
-    if isinstance(fn, functools.partial):
-        return _name(fn.func)
-    if isinstance(fn, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)):
-        return fn.__name__
-    return type(fn).__name__

@@ -18,7 +18,8 @@ from tunix.models import lora
 from tunix.models.transformer import decoder, sharding
 from tunix.perf import span
 from tunix.rl import cluster_config as cluster_config_lib
-from tunix.rl import common, roles, rollout_text, trainer
+from tunix.rl import common, critic_trainer, roles, rollout_text, trainer
+from tunix.rl import critic as critic_lib
 from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
 from tunix.sft import sharding_utils, step_handle
@@ -39,6 +40,8 @@ class RLCluster:
 
     Args:
         actor: The policy that is trained: its LoRA adapters if it has any, else all of it.
+        critic: Says what states are worth, and is trained, too; see
+            :func:`tunix.rl.critic.create_critic_model`. PPO needs one.
         reference: The policy to stay close to. Under LoRA it may be left out: the actor
             without its adapters takes its place.
         tokenizer: Anything that :class:`TokenizerAdapter` wraps.
@@ -52,6 +55,7 @@ class RLCluster:
         self,
         *,
         actor: nnx.Module,
+        critic: nnx.Module | None = None,
         reference: nnx.Module | None = None,
         tokenizer: Any,
         cluster_config: ClusterConfig,
@@ -60,10 +64,15 @@ class RLCluster:
         self.config = cluster_config
         self.tokenizer = tokenizer_adapter.TokenizerAdapter(tokenizer)
         if cluster_config.mesh is not None and cluster_config.mesh.size > 1:
-            for model in filter(None, (actor, reference)):
+            for model in filter(None, (actor, critic, reference)):
                 _move_to(model, cluster_config.mesh)
         config = cluster_config.training_config
         self.actor_trainer = trainer.Trainer(actor, config.actor_optimizer, config)
+        self._critic_trainer = (
+            None
+            if critic is None
+            else critic_trainer.make_critic_trainer(critic, config, self.actor_trainer)
+        )
         self._is_lora = lora.is_lora_enabled(actor)
         self._has_own_reference = reference is not None
         self.inference_worker = inference_worker.InferenceWorker(
@@ -85,6 +94,22 @@ class RLCluster:
     def perf(self) -> span.SpanTimer:
         """Where the time goes."""
         return self.actor_trainer.perf_tracer
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether there is a critic."""
+        return self._critic_trainer is not None
+
+    @property
+    def critic_trainer(self) -> trainer.Trainer:
+        """Trains the critic.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self._critic_trainer is None:
+            raise ValueError("there is no critic; pass critic=create_critic_model(actor)")
+        return self._critic_trainer
 
     @property
     def has_reference(self) -> bool:
@@ -166,6 +191,26 @@ class RLCluster:
             )
         return self.inference_worker.get_ref_per_token_logps(batch)
 
+    def get_old_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
+        """Return the log-probabilities of the completion tokens under the actor as it is now."""
+        return self.actor_trainer.compute(common.token_logps, batch)
+
+    def get_values(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
+        """Return what the critic thinks of the state before each completion token.
+
+        Raises:
+            ValueError: If there is no critic.
+        """
+        return self.critic_trainer.compute(critic_lib.token_values, batch)
+
+    def update_critic(self, micro_batches: Sequence[common.PolicyBatch]) -> step_handle.StepHandle:
+        """Take one optimizer step of the critic, without waiting for it.
+
+        Raises:
+            ValueError: If there is no critic.
+        """
+        return self.critic_trainer.step_on([{"batch": batch} for batch in micro_batches])
+
     def update_actor(self, micro_batches: Sequence[common.PolicyBatch]) -> step_handle.StepHandle:
         """Take one optimizer step on the micro-batches, without waiting for it."""
         return self.actor_trainer.step_on([{"batch": batch} for batch in micro_batches])
@@ -195,8 +240,23 @@ class RLCluster:
             logger.log(prefix, name, float(reduce(np.asarray(values))), mode.value, step)
         self._buffered[mode] = {}
 
+    def save_at(self, position: Mapping[str, Any], *, force: bool) -> bool:
+        """Start to save all that is trained, and return whether this step is saved.
+
+        Args:
+            position: Where the learner stands; JSON must be able to hold it.
+            force: Save even where the options would not.
+        """
+        if self._critic_trainer is not None:
+            # Complete before the actor's begins: what an actor's checkpoint needs is then there.
+            self._critic_trainer.save_at(position, force=True)
+            self._critic_trainer.checkpoint_manager.wait_until_finished()
+        return self.actor_trainer.save_at(position, force=force)
+
     def close(self) -> None:
         """Finish all writing; the cluster cannot be used afterwards."""
+        if self._critic_trainer is not None:
+            self._critic_trainer.close()
         self.actor_trainer.close()
 
 

@@ -7,12 +7,15 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from tunix.rl import (
     algorithm_config,
     batching,
     common,
     completions_log,
+    credit,
+    dynamic_sampling,
     evaluation,
     experience,
     packing,
@@ -23,7 +26,8 @@ from tunix.rl import (
     rollout_metrics,
     trajectory,
 )
-from tunix.sft import loss_output
+from tunix.rl import kl as kl_lib
+from tunix.sft import loss_output, step_handle
 
 TrainingInputT = Mapping[str, Sequence[Any]]
 """A batch: columns of equal length, ``prompts`` among them."""
@@ -42,8 +46,8 @@ Mode = rl_cluster.Mode
 class RLLearner(abc.ABC, Generic[ConfigT]):
     """Trains the actor of a cluster on rewards.
 
-    A subclass says how many completions a prompt gets, how often a rollout is trained on and
-    what the loss is; everything else is here.
+    A subclass says what the loss is and whether it needs a reference; everything else is here,
+    in methods that a subclass may replace one by one.
 
     If the cluster's checkpoint directory holds a checkpoint, training continues from it, with
     the prompts and the random draws that an uninterrupted run would have had.
@@ -64,7 +68,9 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
     ):
         self.rl_cluster = rl_cluster
         self.algo_config = algo_config
-        self.reward_manager = rewards.RewardManager(reward_fns, algo_config.reward_weights)
+        self.reward_manager = algo_config.reward_manager_class(
+            reward_fns, algo_config.reward_weights
+        )
         self.metric_fns = tuple(metric_fns or ())
         self._rollout_config = rl_cluster.config.rollout(Mode.TRAIN)
         self._training_config = rl_cluster.config.training_config
@@ -77,24 +83,29 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         """Rollouts trained on, those before a resume included."""
 
     @property
-    @abc.abstractmethod
     def num_generations(self) -> int:
         """Completions sampled per prompt."""
+        return self.algo_config.num_generations
 
     @property
-    @abc.abstractmethod
     def num_iterations(self) -> int:
         """How often every rollout is trained on."""
+        return self.algo_config.num_iterations
 
     @property
-    @abc.abstractmethod
+    def max_completion_length(self) -> int:
+        """Tokens after which a completion is cut off."""
+        return self._rollout_config.max_tokens_to_generate
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the loss reads ``ref_logps``."""
+        return False
 
     @property
-    @abc.abstractmethod
     def skips_dead_sequences(self) -> bool:
         """Whether a sequence of advantage 0 is known to have no loss and no gradient."""
+        return False
 
     @abc.abstractmethod
     def loss_fn(self, model: nnx.Module, batch: common.PolicyBatch) -> loss_output.LossOutput:
@@ -139,22 +150,91 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             self.rl_cluster, eval_ds, self.reward_manager, key=key, temperature=temperature
         )
 
-    def train_on(self, batch: TrainingInputT) -> list[trajectory.Group]:
-        """Sample completions for a batch of prompts, train on them and return them."""
-        columns = prompt_batch.check(batch)
-        self.reward_manager.check_columns([*columns, prompt_batch.FINISH_REASONS])
-        groups = self._rollout(columns)
-        updates = self._update(groups)
+    def train_on(
+        self,
+        batch: TrainingInputT,
+        draw: Callable[[], TrainingInputT | None] = lambda: None,
+    ) -> list[trajectory.Group]:
+        """Sample completions for a batch of prompts, train on them and return them.
+
+        Args:
+            batch: Columns, ``prompts`` among them.
+            draw: Returns the next batch of the data, for algorithms that need more than one.
+        """
+        collected = self.collect(batch, draw)
+        trained = self.assign_credit(list(collected.groups))
+        updates = self._update(trained)
+        groups = [*trained, *collected.discarded]
         with self.rl_cluster.perf.span("sync"):
             self.rl_cluster.sync_weights()
         self.global_steps += 1
         self.completions_log.append(groups, step=self._trainer.train_steps)
         self.rl_cluster.buffer_metrics(rollout_metrics.rollout_metrics(groups))
         self.rl_cluster.buffer_metrics(rollout_metrics.update_metrics(updates))
+        self.rl_cluster.buffer_metrics(collected.metrics)
         return groups
 
-    def _rollout(self, columns: dict[str, list[Any]]) -> list[trajectory.Group]:
-        """Return the groups of this step: sampled, rewarded, with advantages."""
+    def collect(
+        self, batch: TrainingInputT, draw: Callable[[], TrainingInputT | None]
+    ) -> dynamic_sampling.Collected:
+        """Return the groups of this step; ``draw`` gives further batches of prompts."""
+        del draw
+        return dynamic_sampling.Collected(groups=self.rollout(batch))
+
+    def assign_credit(self, groups: list[trajectory.Group]) -> list[trajectory.Group]:
+        """Return the groups with the advantages that are trained on; here those they have."""
+        return groups
+
+    def shape_rewards(self, scored: experience.Scored) -> experience.Scored:
+        """Return the completions with the rewards that count; here those of the functions."""
+        return scored
+
+    def update(self, micro_batches: Sequence[common.PolicyBatch]) -> list[step_handle.StepHandle]:
+        """Take one optimizer step of every model that is trained, without waiting for it."""
+        return [self.rl_cluster.update_actor(micro_batches)]
+
+    def per_token(
+        self,
+        groups: Sequence[trajectory.Group],
+        fn: Callable[[common.PolicyBatch], Float[Array, "S C"]],
+    ) -> Float[np.ndarray, "S C"]:
+        """Return what ``fn`` says of every sampled token, a micro-batch at a time.
+
+        Args:
+            groups: All completions of the rollout.
+            fn: E.g. ``rl_cluster.get_ref_per_token_logps``.
+        """
+        settings = dataclasses.replace(
+            self._batch_settings(len(groups)), mask_truncated=False, skip_dead=False
+        )
+        step = batching.make_step_batches(groups, settings, from_sampler=True)
+        found = [(np.asarray(batch.mask), fn(batch)) for batch in step.batches]
+        total = sum(np.where(mask, np.asarray(values), 0.0) for mask, values in found)
+        return np.asarray(total)[: sum(len(group.trajectories) for group in groups)]
+
+    def logged_kl(
+        self,
+        groups: Sequence[trajectory.Group],
+        ref_logps: Float[np.ndarray, "S C"],
+        kl_fn: kl_lib.KLEstimator,
+    ) -> Float[np.ndarray, "S C"]:
+        """Return each token's KL to the reference as the sampler saw it, and log the mean."""
+        width = self.max_completion_length
+        mask = credit.sampled_mask(groups, width)
+        logps = credit.padded([m.sampler_logps for m in credit.members_of(groups)], width)
+        values = np.where(mask, np.asarray(kl_fn(logps, ref_logps)), 0.0)
+        self.rl_cluster.buffer_metrics({"kl": float(values.sum() / mask.sum())})
+        return values
+
+    def rollout(self, batch: TrainingInputT, call: int = 0) -> list[trajectory.Group]:
+        """Return the groups of a batch of prompts: sampled, rewarded, with advantages.
+
+        Args:
+            batch: Columns, ``prompts`` among them.
+            call: Which rollout of this step; each draws differently.
+        """
+        columns = prompt_batch.check(batch)
+        self.reward_manager.check_columns([*columns, prompt_batch.FINISH_REASONS])
         cluster, num_samples = self.rl_cluster, self.num_generations
         with cluster.perf.span("rollout"):
             output = experience.sample(
@@ -162,10 +242,11 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
                 columns,
                 mode=Mode.TRAIN,
                 num_samples=num_samples,
-                key=cluster.sampling_key(Mode.TRAIN, self.global_steps),
+                key=cluster.sampling_key(Mode.TRAIN, self.global_steps, call),
             )
         with cluster.perf.span("score"):
             scored = experience.score(output, columns, self.reward_manager, num_samples=num_samples)
+            scored = self.shape_rewards(scored)
             groups = experience.group(
                 scored,
                 self.algo_config.advantage_fn,
@@ -208,13 +289,23 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             }
         )
         batches = [self._with_reference(step.batches) for step in steps]
+        if self.algo_config.correction_fn is not None and not is_single:
+            batches = [[self._with_old_logps(one) for one in part] for part in batches]
         with self.rl_cluster.perf.span("train"):
             handles = [
-                self.rl_cluster.update_actor(micro_batches)
+                self.update(micro_batches)
                 for _ in range(self.num_iterations)
                 for micro_batches in batches
             ]
-            return [handle.result() for handle in handles]
+            return [
+                {name: value for one in step for name, value in one.result().items()}
+                for step in handles
+            ]
+
+    def _with_old_logps(self, batch: common.PolicyBatch) -> common.PolicyBatch:
+        """Return the micro-batch with the trainer's log-probabilities before any update."""
+        logps = self.rl_cluster.get_old_per_token_logps(batch)
+        return dataclasses.replace(batch, old_logps=logps)
 
     def _with_reference(
         self, micro_batches: Sequence[common.PolicyBatch]

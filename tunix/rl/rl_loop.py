@@ -46,6 +46,8 @@ class RLLoop:
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
         self._progress: progress_bar.ProgressBar | None = None
         self._has_ended = False
+        self._batches = 0
+        """Batches drawn; with dynamic sampling more than steps."""
 
     def run(self) -> None:
         """Train until ``max_steps``, the end of the data, or an interrupt."""
@@ -80,28 +82,37 @@ class RLLoop:
             trainer.metrics_logger.truncate_after(trainer.train_steps)
             self._learner.completions_log.truncate_after(trainer.train_steps)
         if (restored := trainer.restored_metadata) is not None:
-            self._data.resume(restored["data_state"], restored["global_steps"])
+            self._batches = restored["batches"]
+            self._data.resume(restored["data_state"], self._batches)
 
     def _step(self) -> bool:
         """Train on one batch of prompts; return False if there is none."""
         first_step, data_state = self._trainer.train_steps, self._data.state()
+        batches = self._batches
         start = time.perf_counter()
         self._cluster.perf.take()
         try:
-            batches = self._data.take(1)
-            if not batches:
+            batch = self._draw()
+            if batch is None:
                 self._has_ended = True
                 return False
-            groups = self._learner.train_on(batches[0])
+            groups = self._learner.train_on(batch, self._draw)
         except Exception:
             # Data, prompts and rewards are the user's: what was learned before must not be lost.
             if self._trainer.train_steps == first_step:
+                self._batches = batches
                 self._save_last(data_state)
             raise
         num_tokens = sum(len(t.completion_ids) for group in groups for t in group.trajectories)
         self._log_step(first_step, num_tokens, time.perf_counter() - start)
         self._after_step(first_step)
         return True
+
+    def _draw(self) -> Mapping[str, Any] | None:
+        """Return the next batch of the data, or ``None`` at its end."""
+        batches = self._data.take(1)
+        self._batches += len(batches)
+        return batches[0] if batches else None
 
     def _log_step(self, first_step: int, num_tokens: int, seconds: float) -> None:
         spent = self._cluster.perf.take()
@@ -140,8 +151,14 @@ class RLLoop:
     def _save(self, data_state: Mapping[str, Any], *, force: bool) -> None:
         """Save, once everything up to here is in the log: what a checkpoint covers is not lost."""
         self._trainer.metrics_logger.flush()
-        position = {"global_steps": self._learner.global_steps, "data_state": dict(data_state)}
-        self._trainer.save_at(position, force=force)
+        self._learner.rl_cluster.save_at(
+            {
+                "global_steps": self._learner.global_steps,
+                "batches": self._batches,
+                "data_state": dict(data_state),
+            },
+            force=force,
+        )
 
     def _save_last(self, data_state: Mapping[str, Any]) -> None:
         """Save the last complete step, unless it is saved or nothing was learned yet."""

@@ -8,6 +8,8 @@ class Role(enum.Enum):
 
     ACTOR = "actor"
     """The policy that is trained."""
+    CRITIC = "critic"
+    """What says how good a state is; trained, too."""
     REFERENCE = "reference"
     """The policy it must not move away from."""
     ROLLOUT = "rollout"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tunix.rl import trajectory
+from tunix.rl import rollout_correction, trajectory
 
 
 def rollout_metrics(groups: Sequence[trajectory.Group]) -> dict[str, float]:
@@ -46,7 +46,7 @@ def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     Means over the steps; but the largest of what is a maximum, the last of what is a counter,
     and the first of what compares with the sampler: later steps have moved away from it.
     """
-    names = [name for name in updates[0] if name != "status"]
+    names = [name for name in updates[0] if kind_of(name) != "status"]
     combined = {name: float(np.mean([update[name] for update in updates])) for name in names}
     for name in names:
         values = [update[name] for update in updates]
@@ -54,6 +54,16 @@ def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
             combined[name] = values[0]
         elif name.endswith("_max"):
             combined[name] = max(values)
-        elif name == "skipped_steps":
+        elif kind_of(name) == "skipped_steps":
             combined[name] = values[-1]
+    if "mismatch_weight_square" in combined:
+        # Of sums over all micro-batches: the mean of their sample sizes would be another number.
+        combined["mismatch_ess"] = rollout_correction.effective_sample_size(
+            combined.pop("mismatch_weight"), combined.pop("mismatch_weight_square")
+        )
     return combined
+
+
+def kind_of(name: str) -> str:
+    """Return the name of a metric without the role it belongs to."""
+    return name.rpartition("/")[2]

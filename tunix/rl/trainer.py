@@ -1,6 +1,6 @@
 """The actor's trainer: a checkpoint also says how far the rollouts have come."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunix.sft import peft_trainer
@@ -25,6 +25,10 @@ class Trainer(peft_trainer.PeftTrainer):
     def custom_checkpoint_metadata(self) -> dict[str, Any]:
         """Return where the learner stands."""
         return dict(self._position or {})
+
+    def compute(self, fn: Callable[..., Any], batch: Any) -> Any:
+        """Dispatch ``fn(model, batch=batch)`` without gradient; compiled once for each ``fn``."""
+        return self._stepper.compute(fn, {"batch": batch})
 
     def set_jit(self, jit: bool) -> None:
         """Compile the steps, or run every operation on its own."""

@@ -29,6 +29,26 @@ class Trajectory:
     """Unweighted score of every reward function."""
     reward: float = 0.0
     advantage: float = 0.0
+    """Advantage of all tokens, or the mean of :attr:`token_advantages` where they differ."""
+    token_advantages: Float[np.ndarray, " T"] | None = None
+    values: Float[np.ndarray, " T"] | None = None
+    """What the critic thinks of the state before each token."""
+    returns: Float[np.ndarray, " T"] | None = None
+    """What the critic should learn to think."""
+
+    @property
+    def advantage_of_tokens(self) -> Float[np.ndarray, " T"]:
+        """The advantage of every token."""
+        if self.token_advantages is not None:
+            return self.token_advantages
+        return np.full(len(self.completion_ids), self.advantage, np.float32)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no token has an advantage."""
+        if self.token_advantages is None:
+            return self.advantage == 0.0
+        return not self.token_advantages.any()
 
     @property
     def truncated(self) -> bool:
@@ -51,4 +71,4 @@ class Group:
     @property
     def is_dead(self) -> bool:
         """Whether no completion is better than another, so that the group teaches nothing."""
-        return all(t.advantage == 0.0 for t in self.trajectories)
+        return all(t.is_dead for t in self.trajectories)

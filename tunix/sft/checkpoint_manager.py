@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from tunix.sft import checkpoint_integrity as integrity
+from tunix.models.transformer import adapter as adapter_lib
 from tunix.sft import checkpoint_storage as storage
 from tunix.utils import tree as tree_lib
 
@@ -81,6 +82,10 @@ class CheckpointManager:
         """Return the last step that was saved completely, or ``None``."""
         return None if self._manager is None else self._manager.latest_step()
 
+    def best_step(self) -> int | None:
+        """Return the best step by the ``best_fn`` of the options, or ``None``."""
+        return None if self._manager is None else self._manager.best_step()
+
     def should_save(self, step: int) -> bool:
         """Return whether the options ask for a checkpoint at ``step``."""
         return self._manager is not None and self._manager.should_save(step)
@@ -100,6 +105,7 @@ class CheckpointManager:
         arrays: Mapping[str, Any],
         metadata: Mapping[str, Any],
         *,
+        metrics: Mapping[str, float] | None = None,
         force: bool = False,
     ) -> bool:
         """Start to save arrays and metadata, and return whether the step is saved.
@@ -108,6 +114,7 @@ class CheckpointManager:
             step: The step; it must be later than the last one saved.
             arrays: Parts of the checkpoint by name, each a pytree of arrays.
             metadata: Anything that JSON can hold.
+            metrics: What options with a ``best_fn`` compare checkpoints by.
             force: Save even where the options would not.
 
         Raises:
@@ -122,7 +129,9 @@ class CheckpointManager:
             if named := storage.storable(tree):
                 items[name] = ocp.args.PyTreeSave(named)
         with self._clear_write_errors():
-            is_saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            is_saved = self._manager.save(
+                step, args=ocp.args.Composite(**items), metrics=metrics, force=force
+            )
         if is_saved:
             self._sealer.start()
         return is_saved
@@ -177,7 +186,7 @@ class CheckpointManager:
 
         Args:
             step: The step; it must be later than the last one saved.
-            model: The model; of its variables the parameters are saved.
+            model: The model; its parameters are saved, quantised and parked ones included.
             optimizer: Saved as well if given.
             save_only_lora_params: Save the adapters and not the base model.
             force: Save even where the options would not.
@@ -285,5 +294,5 @@ class CheckpointManager:
 
 
 def _model_arrays(model: nnx.Module, only_lora: bool) -> dict[str, Any]:
-    kind = nnx.LoRAParam if only_lora else nnx.Param
+    kind = nnx.LoRAParam if only_lora else nnx.filterlib.Any(nnx.Param, adapter_lib.Frozen)
     return nnx.to_pure_dict(nnx.state(model, kind))

@@ -11,9 +11,11 @@ from tunix.models.transformer import decoder as decoder_lib
 from tunix.perf import span
 from tunix.sft import (
     checkpoint_manager,
+    early_stopping,
     evaluation,
     hooks,
     losses,
+    memory_estimate,
     nonfinite,
     resume,
     step_handle,
@@ -87,6 +89,8 @@ class PeftTrainer:
             dump_directory=nonfinite.dump_directory(training_config),
         )
         self._train_steps = self._iter_steps = 0
+        stopping = training_config.early_stopping
+        self.stopping = None if stopping is None else early_stopping.EarlyStopping(stopping)
         self._restored: resume.Position | None = None
         self._data_behind: resume.Position | None = None
         self._is_log_cut = False
@@ -193,13 +197,30 @@ class PeftTrainer:
             inputs.setdefault("loss_positions", self._loss_positions(mask))
         return inputs
 
+    def memory_estimate(self, rows: int, row_length: int) -> memory_estimate.MemoryEstimate:
+        """Return what steps on batches of ``rows`` x ``row_length`` tokens will take, in bytes."""
+        model, state = self.model, self.state
+        return memory_estimate.estimate(
+            state.params,
+            self._stepper.frozen,
+            state.opt_state,
+            model.config if isinstance(model, decoder_lib.Decoder) else None,
+            rows=rows,
+            length=row_length,
+        )
+
     def save_checkpoint(
-        self, *, data_state: Mapping[str, Any] | None = None, force: bool = False
+        self,
+        *,
+        data_state: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        force: bool = False,
     ) -> bool:
         """Start to save the run and return whether this step is saved.
 
         Args:
             data_state: Position in the data, see ``TrainData.state``.
+            metrics: The evaluation after this step, by which the best checkpoint is known.
             force: Save even where the options would not.
         """
         self._stepper.report_skipped()
@@ -207,9 +228,15 @@ class PeftTrainer:
             iter_steps=self._iter_steps,
             data_state=data_state or {},
             custom=self.custom_checkpoint_metadata(),
+            stopping=None if self.stopping is None else self.stopping.get_state(),
         )
         return resume.save(
-            self.checkpoint_manager, self.state, self._train_steps, position, force=force
+            self.checkpoint_manager,
+            self.state,
+            self._train_steps,
+            position,
+            metrics=metrics,
+            force=force,
         )
 
     def custom_checkpoint_metadata(self) -> dict[str, Any]:
@@ -219,6 +246,10 @@ class PeftTrainer:
     def wait(self) -> None:
         """Wait for all steps in flight and report those that were skipped."""
         self._stepper.wait()
+
+    def replace_state(self, state: train_state.TrainState) -> None:
+        """Continue, evaluate or export with other arrays of the same shapes."""
+        self._stepper.replace_state(state)
 
     def sync_model(self) -> nnx.Module:
         """Let the model hold the current arrays, and return it; every step does so already."""
@@ -278,12 +309,14 @@ class PeftTrainer:
         state, self._train_steps, self._restored = found
         self._stepper.replace_state(state)
         self._iter_steps = self._restored.iter_steps
+        if self.stopping is not None and self._restored.stopping is not None:
+            self.stopping.set_state(self._restored.stopping)
         self._data_behind = self._restored
 
     def _slices_positions(self) -> bool:
         """Return whether the head can be computed at the positions with loss only."""
         return (
-            self._stepper.loss_fn is losses.next_token_loss
+            isinstance(self._stepper.loss_fn, losses.NextTokenLoss)
             and isinstance(self.model, decoder_lib.Decoder)
             # On a mesh the rows are split over devices, and a flat index would gather them.
             and self._stepper.mesh is None

@@ -20,6 +20,8 @@ class Position:
     """Position in the data, see :meth:`tunix.sft.train_data.TrainData.state`."""
     custom: Mapping[str, Any]
     """What the user of the trainer wants back."""
+    stopping: Mapping[str, Any] | None = None
+    """State of early stopping."""
 
 
 def save(
@@ -28,10 +30,13 @@ def save(
     step: int,
     position: Position,
     *,
+    metrics: Mapping[str, float] | None,
     force: bool,
 ) -> bool:
     """Start to save a run and return whether this step is saved."""
-    return manager.save_state(step, _parts(state), dataclasses.asdict(position), force=force)
+    return manager.save_state(
+        step, _parts(state), dataclasses.asdict(position), metrics=metrics, force=force
+    )
 
 
 def restore_latest(

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from tunix.models.transformer import adapter as adapter_lib
 from tunix.sft import utils as sft_utils
 
 Arrays = dict[str, Any]
@@ -47,8 +48,8 @@ class SplitModel:
     paths: dict[str, tuple[Any, ...]]
     """Where in the graph each name lives."""
     frozen: Arrays
-    """Parameters that are not trained: the base model of a LoRA run. Never donated, so other
-    holders of these arrays (a reference model, a sampler) keep them."""
+    """Parameters that are not trained: the base model of a LoRA run, quantised or not, and
+    adapters that are parked. Never donated, so other holders of these arrays (a reference model, a sampler) keep them."""
     owners: dict[str, nnx.Variable]
     """The model's own variables, by name."""
 
@@ -98,7 +99,8 @@ def split_model(model: nnx.Module) -> tuple[SplitModel, Arrays, Arrays]:
     frozen: Arrays = {}
     for name, path in paths.items():
         variable = owners[name]
-        if is_param(path, variable) and not is_trained(path, variable):
+        is_frozen = isinstance(variable, adapter_lib.Frozen)
+        if is_frozen or (is_param(path, variable) and not is_trained(path, variable)):
             frozen[name] = jnp.asarray(variable.get_value())
             continue
         array = jnp.copy(variable.get_value())

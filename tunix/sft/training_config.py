@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tunix.sft import early_stopping as early_stopping_lib
 from tunix.sft import metrics_logger, profiler
 from tunix.utils import config as config_lib
 
@@ -17,6 +18,8 @@ class TrainingConfig(config_lib.Config):
 
     eval_every_n_steps: int
     """After how many optimizer steps the evaluation set is read."""
+    early_stopping: early_stopping_lib.EarlyStoppingConfig | None = None
+    """Whether training ends when evaluations no longer get better."""
     max_steps: int | None = None
     """Optimizer steps of the whole run, resumed parts included; ``None``: until the data ends."""
     gradient_accumulation_steps: int | None = None

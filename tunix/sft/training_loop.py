@@ -1,5 +1,6 @@
 """The loop around the training step: data, hooks, logging, evaluation, checkpoints, profiling."""
 
+import logging
 import operator
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ from tunix.sft import (
 if TYPE_CHECKING:
     from tunix.sft import peft_trainer
 
+_LOG = logging.getLogger(__name__)
+
 
 class TrainingLoop:
     """One call of ``PeftTrainer.train``."""
@@ -35,6 +38,7 @@ class TrainingLoop:
         self._batches_per_step = config.gradient_accumulation_steps or 1
         self._data = train_data.TrainData(train_ds)
         self._eval = None if eval_ds is None else evaluation.EvalData(eval_ds)
+        self._evaluated: tuple[int, Mapping[str, float]] | None = None
         self._first_step = trainer.train_steps
         self._profiler = profiler.Profiler(
             self._first_step, config.max_steps, config.profiler_options
@@ -71,7 +75,10 @@ class TrainingLoop:
             trainer.training_hooks.on_train_end(trainer)
 
     def _is_complete(self) -> bool:
-        max_steps = self._config.max_steps
+        max_steps, stopping = self._config.max_steps, self._trainer.stopping
+        if stopping is not None and stopping.is_over:
+            _LOG.info(stopping.reason())
+            return True
         return max_steps is not None and self._trainer.train_steps >= max_steps
 
     def _step(self) -> bool:
@@ -129,7 +136,10 @@ class TrainingLoop:
         if self._eval is not None and step % self._config.eval_every_n_steps == 0:
             self._recorder.drain()
             with trainer.perf_tracer.span("eval"):
-                self._recorder.log_eval(evaluation.evaluate(trainer, self._eval), step)
+                self._evaluated = step, evaluation.evaluate(trainer, self._eval)
+            self._recorder.log_eval(self._evaluated[1], step)
+            if trainer.stopping is not None:
+                trainer.stopping.update(self._evaluated[1], step)
             self._recorder.restart_clock()
         if trainer.checkpoint_manager.should_save(step):
             self._save(self._data.state(), force=False)
@@ -141,7 +151,11 @@ class TrainingLoop:
         self._recorder.drain()
         trainer.metrics_logger.flush()
         with trainer.perf_tracer.span("checkpoint"):
-            trainer.save_checkpoint(data_state=data_state, force=force)
+            evaluated, metrics = self._evaluated or (None, None)
+            is_current = evaluated == trainer.train_steps
+            trainer.save_checkpoint(
+                data_state=data_state, metrics=metrics if is_current else None, force=force
+            )
 
     def _save_last(self, data_state: Mapping[str, Any]) -> None:
         """Log and save the last step, unless that is done or there is none."""

@@ -21,6 +21,19 @@ CASES = {
     "head width is not width / heads": {"head_dim": 12},
     "linear rope scaling": {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
     "llama 3 rope scaling": {"rope_scaling": hf_llama.LLAMA3_SCALING},
+    "biases of attention": {"attention_bias": True},
+    "biases of the MLP": {"mlp_bias": True},
+    "yarn rope scaling": {
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "dynamic rope scaling, beyond the original length": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 3.0},
+        "max_position_embeddings": 16,
+    },
     "large theta, one layer, large eps": {
         "rope_theta": 500_000.0,
         "num_hidden_layers": 1,
@@ -137,6 +150,9 @@ def test_parity_notices_the_factor_of_linear_scaling(tmp_path):
         {"head_dim": 6},
         {"num_kv_heads": 1},
         {"weight_tying": True},
+        {"qkv_bias": True},
+        {"o_bias": True},
+        {"mlp_bias": True},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -145,6 +161,15 @@ def test_a_wrong_size_does_not_fit_the_checkpoint(change, tmp_path):
     raw = hf_config.read_config(tmp_path / "config.json")
     config = dataclasses.replace(hf_config.config_from_hf(raw), **change)
     with pytest.raises(ValueError, match=r"does not fit the model|tied"):
+        reload(tmp_path, config)
+
+
+@pytest.mark.parametrize("field", ["qkv_bias", "o_bias", "mlp_bias"])
+def test_a_bias_of_the_checkpoint_is_never_dropped(field, tmp_path):
+    saved(tmp_path, attention_bias=True, mlp_bias=True)
+    raw = hf_config.read_config(tmp_path / "config.json")
+    config = dataclasses.replace(hf_config.config_from_hf(raw), **{field: False})
+    with pytest.raises(ValueError, match=r"no parameter for checkpoint tensor .*bias"):
         reload(tmp_path, config)
 
 

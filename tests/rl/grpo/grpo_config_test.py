@@ -17,14 +17,14 @@ def test_all_mistakes_are_reported_at_once():
             epsilon_high=0.0,
             advantage_estimator="grpoo",
             loss_agg_mode="token-means",
-            loss_algo="gspo",
+            loss_algo="gspoo",
             kl_estimator="k4",
             policy_loss_fn=3,
         )
     message = str(caught.value)
     assert len(caught.value.problems) == 10
     assert "did you mean 'token-mean'?" in message
-    assert "policy_loss_fn must be one of ['grpo'] or a function, got 3" in message
+    assert "policy_loss_fn must be one of ['cispo', 'grpo', 'ppo'] or a function, got 3" in message
 
 
 def test_an_unknown_key_is_an_error_with_a_hint():

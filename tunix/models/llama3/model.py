@@ -8,8 +8,6 @@ frequencies by 8, 3.2 by 32 and ties the small models' embeddings.
 import dataclasses
 from typing import Any, Self
 
-import jax.numpy as jnp
-
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
 from tunix.ops import rope
@@ -102,6 +100,16 @@ class ModelConfig(config_lib.TransformerConfig):
         return cls.llama3p1_70b(**changes)
 
     @classmethod
+    def deepseek_r1_distill_llama_8b(cls, **changes: Any) -> Self:
+        """DeepSeek R1 distilled into Llama 3.1 8B."""
+        return cls.llama3p1_8b(**changes)
+
+    @classmethod
+    def deepseek_r1_distill_llama_70b(cls, **changes: Any) -> Self:
+        """DeepSeek R1 distilled into Llama 3.3 70B."""
+        return cls.llama3p3_70b(**changes)
+
+    @classmethod
     def smollm2_135m(cls, **changes: Any) -> Self:
         """SmolLM2 135M."""
         settings: dict[str, Any] = {
@@ -134,16 +142,3 @@ class ModelConfig(config_lib.TransformerConfig):
 
 class Llama3(decoder.Decoder):
     """The shared decoder under the name of its family."""
-
-    def get_model_input(self) -> dict[str, Any]:
-        """Return one small valid input, for tools that need to trace the model.
-
-        Two rows, so that every mesh axis of size two finds something to shard.
-        """
-        rows, tokens = 2, 1
-        return {
-            "input_tokens": jnp.ones((rows, tokens), jnp.int32),
-            "positions": jnp.ones((rows, tokens), jnp.int32),
-            "cache": None,
-            "attention_mask": jnp.ones((rows, tokens, tokens), jnp.bool_),
-        }

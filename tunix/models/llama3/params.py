@@ -9,34 +9,23 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from tunix.models import hf_fields, safetensors_loader, weights
+from tunix.models import (
+    hf_fields,
+    hf_weights,
+    hf_write,
+    safetensors_loader,
+    safetensors_saver,
+    weights,
+)
 from tunix.models.llama3 import model as model_lib
+from tunix.models.transformer import config as config_lib
 from tunix.models.weight_table import Weight
 
-_TRANSPOSED = "o i -> i o"
-
 WEIGHTS: Sequence[Weight] = (
-    Weight("model.embed_tokens.weight", "embed_tokens.w"),
-    Weight("model.norm.weight", "norm.scale"),
-    Weight("lm_head.weight", "lm_head.w", copy_of="embed_tokens.w"),
-    *(
-        Weight(f"model.layers.{{i}}.{name}.weight", f"layers.{{i}}.{name}.scale")
-        for name in ("input_layernorm", "post_attention_layernorm")
-    ),
-    *(
-        Weight(f"model.layers.{{i}}.{name}.weight", f"layers.{{i}}.{name}.w", _TRANSPOSED)
-        for name in (
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.o_proj",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        )
-    ),
-    # Files of old transformers hold the rotary frequencies too.
-    Weight("model.layers.{i}.self_attn.rotary_emb.inv_freq", None),
+    *hf_weights.MODEL,
+    *hf_weights.PRE_NORMS,
+    *hf_weights.ATTENTION,
+    *hf_weights.MLP,
 )
 
 
@@ -45,8 +34,7 @@ def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
     heads, embed_dim = fields.size("num_attention_heads"), fields.size("hidden_size")
     rope_theta, rope_scaling = fields.rotary()
     fields.only("hidden_act", "silu", "swish")
-    fields.only("attention_bias", False)
-    fields.only("mlp_bias", False)
+    attention_bias = fields.flag("attention_bias", False)
     fields.only("attention_dropout", 0.0)
     fields.only("pretraining_tp", 1)
     fields.only("partial_rotary_factor", 1.0)
@@ -64,6 +52,21 @@ def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
         "rope_theta": rope_theta,
         "rope_scaling": rope_scaling,
         "weight_tying": fields.flag("tie_word_embeddings", False),
+        "qkv_bias": attention_bias,
+        "o_bias": attention_bias,
+        "mlp_bias": fields.flag("mlp_bias", False),
+    }
+
+
+def write_config(config: config_lib.TransformerConfig) -> dict[str, Any]:
+    """Return the ``config.json`` of a model of this family."""
+    return {
+        **hf_write.architecture("llama", "LlamaForCausalLM"),
+        **hf_write.sizes(config),
+        **hf_write.rotary(config),
+        "hidden_act": "silu",
+        "attention_bias": config.qkv_bias,
+        "mlp_bias": config.mlp_bias,
     }
 
 
@@ -89,3 +92,6 @@ def create_model_from_safe_tensors(
         config = dataclasses.replace(config, param_dtype=jnp.dtype(dtype).name)
     source = safetensors_loader.SafetensorsDirectory(file_dir)
     return weights.load_model(model_lib.Llama3, config, WEIGHTS, source, mesh=mesh)
+
+
+save_lora_merged_model_as_safetensors = safetensors_saver.save_lora_merged_model_as_safetensors

@@ -7,10 +7,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
+from tunix.models.transformer import embedding_noise as noise_lib
 from tunix.models.transformer import layer as layer_lib
 from tunix.models.transformer import projection
 from tunix.ops import dot as dot_lib
@@ -56,11 +58,16 @@ class Decoder(nnx.Module):
     when unrolled), ``norm.scale`` and, if the head is not tied, ``lm_head.w``.
     """
 
+    layer_class: type[layer_lib.DecoderLayer] = layer_lib.DecoderLayer
+    """What the layers are made of; a subclass whose layers really differ sets its own."""
+
     def __init__(self, config: config_lib.TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embed_tokens = Table(config, rngs=rngs)
-        self.layers = _make_layers(config, rngs)
+        self.layers = _make_layers(self.layer_class, config, rngs)
         self.norm = layer_lib.RMSNorm(config, config.embed_dim)
+        self.adapter_dropout: adapter_lib.AdapterDropout | None = nnx.data(None)
+        self.embedding_noise: noise_lib.EmbeddingNoise | None = nnx.data(None)
         if not config.weight_tying:
             self.lm_head = Table(config, rngs=rngs)
 
@@ -104,6 +111,7 @@ class Decoder(nnx.Module):
         span_ids: Int[Array, "B T"] | None = None,
         input_embeddings: Float[Array, "B T D"] | None = None,
         adapters: bool = True,
+        dropout_key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "B T D"], cache_lib.KVCache | None]:
         """Return float32 hidden states after the final norm, and the updated cache.
 
@@ -121,6 +129,8 @@ class Decoder(nnx.Module):
             input_embeddings: What the first layer gets instead of :meth:`embed` of the tokens,
                 where something other than tokens is mixed in.
             adapters: False computes the base model, without LoRA.
+            dropout_key: Drops inputs of adapters, as their dropout says; without a key
+                (inference, and log-probabilities that are compared) nothing is dropped.
 
         Raises:
             ValueError: If a cache comes with a mask, segments or positions of its own: a
@@ -145,7 +155,7 @@ class Decoder(nnx.Module):
             span_ids=span_ids,
             attention_mask=attention_mask,
             lengths=lengths,
-            adapters=adapters,
+            adapters=adapter_lib.AdapterUse(active=adapters, dropout_key=dropout_key),
         )
         x = self.embed(input_tokens) if input_embeddings is None else input_embeddings
         if cache is None:
@@ -161,15 +171,49 @@ class Decoder(nnx.Module):
         x = self.embed_tokens.w[...][tokens].astype(jnp.float32)
         return x * self.config.embed_dim**0.5 if self.config.scale_embeddings else x
 
+    def dropout_key(self) -> PRNGKeyArray | None:
+        """Return the key of one training pass; ``None`` if no adapter drops, or in evaluation."""
+        return None if self.adapter_dropout is None else self.adapter_dropout()
+
+    def noisy_embeddings(
+        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"] | None
+    ) -> Float[Array, "B T D"] | None:
+        """Return embeddings with noise for one training pass; ``None`` if the model has none."""
+        noise = self.embedding_noise
+        return None if noise is None else noise(self.embed(tokens), segment_ids)
+
     def output_head(self) -> OutputHead:
         """Return the output matrix; the embedding itself where the two are tied."""
         table = self.embed_tokens if self.config.weight_tying else self.lm_head
         return OutputHead(weight=table.w[...], softcap=self.config.final_logit_softcap)
 
+    def get_model_input(self) -> dict[str, Any]:
+        """Return one small valid input, for tools that need to trace the model.
+
+        Two rows, so that every mesh axis of size two finds something to shard.
+        """
+        rows, tokens = 2, 1
+        return {
+            "input_tokens": jnp.ones((rows, tokens), jnp.int32),
+            "positions": jnp.ones((rows, tokens), jnp.int32),
+            "cache": None,
+            "attention_mask": jnp.ones((rows, tokens, tokens), jnp.bool_),
+        }
+
     @property
     def num_embed(self) -> int:
         """Size of the vocabulary."""
         return self.config.vocab_size
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return self.config.num_layers
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the residual stream."""
+        return self.config.embed_dim
 
 
 def _positions(
@@ -195,17 +239,19 @@ def _rotations(
     return rotation, rope.rotation(positions, width, config.local_rope_theta)
 
 
-def _make_layers(config: config_lib.TransformerConfig, rngs: nnx.Rngs) -> Any:
+def _make_layers(
+    layer_class: type[layer_lib.DecoderLayer],
+    config: config_lib.TransformerConfig,
+    rngs: nnx.Rngs,
+) -> Any:
     """Return one layer with stacked parameters, or a list of layers."""
     if not config.scan_layers:
-        return nnx.List(
-            [layer_lib.DecoderLayer(config, rngs=rngs) for _ in range(config.num_layers)]
-        )
+        return nnx.List([layer_class(config, rngs=rngs) for _ in range(config.num_layers)])
 
     @nnx.split_rngs(splits=config.num_layers)
     @nnx.vmap
     def stacked(rngs: nnx.Rngs) -> layer_lib.DecoderLayer:
-        return layer_lib.DecoderLayer(config, rngs=rngs)
+        return layer_class(config, rngs=rngs)
 
     return stacked(rngs)
 
@@ -214,12 +260,14 @@ def _run_layers(
     layers: Any, config: config_lib.TransformerConfig, x: Float[Array, "B T D"], context: Any
 ) -> Float[Array, "B T D"]:
     """Apply all layers; each is recomputed in the backward pass as ``config.remat`` says."""
+    keys = _dropout_keys(context, config.num_layers)
     if not config.scan_layers:
-        for one, is_local in zip(layers, config.is_local, strict=True):
+        for i, (one, is_local) in enumerate(zip(layers, config.is_local, strict=True)):
             graphdef, state = nnx.split(one)
+            own = context if keys is None else context.in_layer(keys[i])
 
-            def apply(x, state, graphdef=graphdef, is_local=is_local):
-                return nnx.merge(graphdef, state)(x, context, is_local=is_local)[0]
+            def apply(x, state, graphdef=graphdef, is_local=is_local, own=own):
+                return nnx.merge(graphdef, state)(x, own, is_local=is_local)[0]
 
             x = _remat(apply, config.remat, prevent_cse=True)(x, state)
         return x
@@ -228,13 +276,19 @@ def _run_layers(
     is_local, per_layer = _locality(config)
 
     def body(x, inputs):
-        state, own = inputs
+        state, own, key = inputs
         kind = is_local if own is None else own
-        return nnx.merge(graphdef, state)(x, context, is_local=kind)[0], None
+        return nnx.merge(graphdef, state)(x, context.in_layer(key), is_local=kind)[0], None
 
     # Inside a scan XLA cannot merge the recomputation with the forward pass anyway.
     body = _remat(body, config.remat, prevent_cse=False)
-    return jax.lax.scan(body, x, (stacked, per_layer))[0]
+    return jax.lax.scan(body, x, (stacked, per_layer, keys))[0]
+
+
+def _dropout_keys(context: layer_lib.Context, num_layers: int) -> PRNGKeyArray | None:
+    """Return one key for every layer, where there is dropout."""
+    key = context.adapters.dropout_key
+    return None if key is None else jax.random.split(key, num_layers)
 
 
 def _run_cached_layers(

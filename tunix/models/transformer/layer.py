@@ -2,14 +2,14 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from tunix.models.transformer import activation, moe, projection
+from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
-from tunix.models.transformer import projection
 from tunix.ops import attention, cached_attention, norm, rope
 
 IsLocal = bool | Bool[Array, ""]
@@ -33,7 +33,12 @@ class Context:
     attention_mask: Bool[Array, "B T T"] | None
     lengths: Int[Array, " B"] | None
     """Filled slots of every row of the cache; ``None`` without a cache."""
-    adapters: bool
+    adapters: adapter_lib.AdapterUse
+
+    def in_layer(self, dropout_key: PRNGKeyArray | None) -> "Context":
+        """Return the same for one layer, whose dropout has a key of its own."""
+        adapters = dataclasses.replace(self.adapters, dropout_key=dropout_key)
+        return dataclasses.replace(self, adapters=adapters)
 
     def rotation_of(self, is_local: IsLocal) -> rope.Rotation:
         """Return the rotation of a layer."""
@@ -129,9 +134,11 @@ class MLP(nnx.Module):
         self.down_proj = make(f, d, ("mlp", "embed"), config, bias=bias, rngs=rngs)
         self.activation: config_lib.Activation = config.activation
 
-    def __call__(self, x: Float[Array, "B T D"], *, adapters: bool) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, adapters: adapter_lib.AdapterUse
+    ) -> Float[Array, "B T D"]:
         """Return the network's output for every token."""
-        gate = activate(self.gate_proj(x, adapters=adapters), self.activation)
+        gate = activation.activate(self.gate_proj(x, adapters=adapters), self.activation)
         return self.down_proj(gate * self.up_proj(x, adapters=adapters), adapters=adapters)
 
 
@@ -146,7 +153,8 @@ class DecoderLayer(nnx.Module):
         self.input_layernorm = RMSNorm(config, config.embed_dim)
         self.self_attn = Attention(config, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(config, config.embed_dim)
-        self.mlp = MLP(config, rngs=rngs)
+        experts = config.num_experts is not None
+        self.mlp = moe.MoE(config, rngs=rngs) if experts else MLP(config, rngs=rngs)
         self.sandwich_norms = config.sandwich_norms
         if config.sandwich_norms:
             self.pre_feedforward_layernorm = RMSNorm(config, config.embed_dim)
@@ -168,13 +176,6 @@ class DecoderLayer(nnx.Module):
         x = x + self.post_attention_layernorm(y)
         y = self.mlp(self.pre_feedforward_layernorm(x), adapters=context.adapters)
         return x + self.post_feedforward_layernorm(y), cache
-
-
-def activate(x: Float[Array, "*b f"], activation: config_lib.Activation) -> Float[Array, "*b f"]:
-    """Return ``x`` through the named activation."""
-    if activation == "silu":
-        return jax.nn.silu(x)
-    return jax.nn.gelu(x, approximate=activation == "gelu_tanh")
 
 
 def _window(config: config_lib.TransformerConfig, is_local: IsLocal) -> int | Int[Array, ""] | None:

@@ -1,10 +1,22 @@
 """Group-relative policy optimisation: every completion is compared with its prompt's others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
-from tunix.rl import common, rewards, rl_cluster, rl_learner
+from tunix.rl import (
+    common,
+    credit,
+    dynamic_sampling,
+    experience,
+    rewards,
+    rl_cluster,
+    rl_learner,
+    trajectory,
+)
 from tunix.rl.grpo import grpo_config, grpo_loss
 from tunix.sft import loss_output
 from tunix.utils import config as config_lib
@@ -14,9 +26,14 @@ RewardFn = rewards.RewardFn
 MetricFn = rl_learner.MetricFn
 TrainingInputT = rl_learner.TrainingInputT
 
+ConfigT = TypeVar("ConfigT", bound=grpo_config.GRPOConfig)
 
-class GRPOLearner(rl_learner.RLLearner[grpo_config.GRPOConfig]):
+
+class GRPOLearner(rl_learner.RLLearner[ConfigT]):
     """Trains the actor of a cluster with GRPO (Shao et al., 2024, arXiv:2402.03300).
+
+    Its relatives (DAPO, Dr. GRPO, GSPO, RLOO, REINFORCE++, CISPO) are configs: any of them
+    works with this learner.
 
     Args:
         rl_cluster: Samples and trains.
@@ -31,35 +48,18 @@ class GRPOLearner(rl_learner.RLLearner[grpo_config.GRPOConfig]):
     def __init__(
         self,
         rl_cluster: rl_cluster.RLCluster,
-        algo_config: grpo_config.GRPOConfig,
+        algo_config: ConfigT,
         reward_fns: RewardFn | Sequence[RewardFn],
         metric_fns: Sequence[MetricFn] | None = None,
     ):
         if algo_config.beta != 0.0 and not rl_cluster.has_reference:
-            raise config_lib.ConfigError(
-                "GRPOLearner",
-                [
-                    f"beta is {algo_config.beta}, but there is no reference policy: set beta to 0, "
-                    "give the cluster a reference model, or train LoRA adapters, whose base model "
-                    "is the reference"
-                ],
-            )
+            raise config_lib.ConfigError(type(self).__name__, [no_reference(algo_config.beta)])
         super().__init__(rl_cluster, algo_config, reward_fns, metric_fns)
-
-    @property
-    def num_generations(self) -> int:
-        """Completions sampled per prompt."""
-        return self.algo_config.num_generations
-
-    @property
-    def num_iterations(self) -> int:
-        """How often every rollout is trained on."""
-        return self.algo_config.num_iterations
 
     @property
     def needs_reference(self) -> bool:
         """Whether the loss reads ``ref_logps``."""
-        return self.algo_config.beta != 0.0
+        return self.algo_config.loss_beta != 0.0
 
     @property
     def skips_dead_sequences(self) -> bool:
@@ -69,3 +69,55 @@ class GRPOLearner(rl_learner.RLLearner[grpo_config.GRPOConfig]):
     def loss_fn(self, model: nnx.Module, batch: common.PolicyBatch) -> loss_output.LossOutput:
         """Return the GRPO loss of one micro-batch."""
         return grpo_loss.grpo_loss(model, batch, config=self.algo_config)
+
+    def collect(
+        self, batch: TrainingInputT, draw: Callable[[], TrainingInputT | None]
+    ) -> dynamic_sampling.Collected:
+        """Return the groups of this step, without dead ones where that is asked for."""
+        if not self.algo_config.dynamic_sampling:
+            return super().collect(batch, draw)
+        return dynamic_sampling.collect(
+            batch, draw, self.rollout, max_rounds=self.algo_config.max_sampling_rounds
+        )
+
+    def shape_rewards(self, scored: experience.Scored) -> experience.Scored:
+        """Return the completions with the reward of their length added, if there is one."""
+        overlong = self.algo_config.overlong
+        if overlong is None:
+            return scored
+        return experience.with_length_penalty(
+            scored, lambda lengths: overlong.penalty(lengths, self.max_completion_length)
+        )
+
+    def assign_credit(self, groups: list[trajectory.Group]) -> list[trajectory.Group]:
+        """Return the groups with the KL charged where it goes, and whitened if asked for."""
+        config = self.algo_config
+        if config.reward_beta != 0.0:
+            penalties = config.reward_beta * self._kl(groups)
+            if config.kl_placement == "reward":
+                groups = credit.charge_rewards(groups, penalties, config.advantage_fn)
+            else:
+                groups = credit.charge_tokens(groups, penalties)
+        if config.whiten_advantages:
+            groups = credit.whitened(
+                groups, self.max_completion_length, mask_truncated=config.mask_truncated
+            )
+        return groups
+
+    def _kl(self, groups: list[trajectory.Group]) -> Float[np.ndarray, "S C"]:
+        """Return the estimated KL to the reference of every token, and log its mean."""
+        with self.rl_cluster.perf.span("reference"):
+            ref_logps = self.per_token(groups, self.rl_cluster.get_ref_per_token_logps)
+        return self.logged_kl(groups, ref_logps, self.algo_config.kl_fn)
+
+
+def no_reference(beta: float) -> str:
+    """Return what to say of a KL penalty without a reference policy."""
+    return (
+        f"beta is {beta}, but there is no reference policy: set beta to 0, give the cluster a "
+        "reference model, or train LoRA adapters, whose base model is the reference"
+    )
+
+
+GrpoConfig = GRPOConfig
+GrpoLearner = GRPOLearner

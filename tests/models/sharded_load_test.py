@@ -1,0 +1,44 @@
+"""Eight devices load, compute and save the same as one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from tests.models import hf_llama, sharded_load
+from tests.repo import source
+from tunix.models import automodel, hf_export
+
+
+def test_eight_devices_give_the_logits_and_the_files_of_one(tmp_path):
+    original = tmp_path / "original"
+    hf = hf_llama.make(vocab_size=64, intermediate_size=64)
+    hf.save_pretrained(original)
+    out = tmp_path / "sharded"
+    out.mkdir()
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        # Threads of XLA's pool: with as many as cores, collectives of more devices wait forever.
+        "NPROC": "32",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    command = [sys.executable, "-m", "tests.models.sharded_load", str(original), str(out)]
+    done = subprocess.run(
+        command, env=environment, cwd=source.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    assert found["parameters_split"] >= 9  # embedding, head and every kind of projection
+
+    model, _ = automodel.AutoModel.from_pretrained(str(original), precision="exact")
+    ids = hf_llama.tokens(64, (8, 16))
+    logits = np.load(out / "logits.npy")
+    np.testing.assert_allclose(logits, sharded_load.logits_of(model, ids), atol=1e-5)
+    np.testing.assert_allclose(logits, hf_llama.logits_of(hf, ids), atol=1e-5)
+
+    hf_export.save_merged(sharded_load.adapted(model), tmp_path / "merged", source=original)
+    for name in ("model.safetensors", "config.json"):
+        assert (out / "merged" / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()

@@ -1,0 +1,95 @@
+"""Loss, metrics and gradients do not depend on how a step is split, padded, packed or sharded."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.sft import toys
+from tests.sft.dpo import arrangements, helpers
+from tunix.sft import loss_output
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+def one_layer(seed):
+    return arrangements.OneLayer(seed=seed)
+
+
+def worst_difference(trainer, batches):
+    """Between the first arrangement and each other one, by array."""
+    first, *others = batches
+    want = arrangements.step(trainer, batches[first])
+    return {
+        f"{name}: {key}": value
+        for name in others
+        for key, value in arrangements.differences(
+            want, arrangements.step(trainer, batches[name])
+        ).items()
+    }
+
+
+@pytest.mark.parametrize("objective", arrangements.OBJECTIVES)
+def test_a_step_does_not_depend_on_its_arrangement(objective):
+    trainer = arrangements.OBJECTIVES[objective](one_layer)
+    found = worst_difference(trainer, arrangements.arrangements_of(objective))
+    assert max(found.values()) < 1e-5, found
+
+
+def test_nor_does_one_of_a_decoder():
+    trainer = arrangements.OBJECTIVES["mix"](lambda seed: toys.tiny_decoder(seed=seed))
+    batches = arrangements.pair_arrangements()
+    chosen = {name: batches[name] for name in ("one batch", "packed in one batch")}
+    found = worst_difference(trainer, chosen)
+    assert max(found.values()) < 1e-5, found
+
+
+def test_the_side_of_the_padding_changes_no_bit():
+    trainer = arrangements.OBJECTIVES["orpo"](one_layer)
+    left, right = (
+        trainer.model_input(helpers.as_ids(arrangements.PAIRS, left=side))["batch"]
+        for side in (True, False)
+    )
+    toys.assert_bit_identical(left, right)
+    toys.assert_bit_identical(left, helpers.padded(arrangements.PAIRS, length=64))
+
+
+def test_a_trainer_that_averages_averages_fails():
+    trainer = arrangements.OBJECTIVES["sigmoid"](one_layer)
+
+    def mean(model, batch):
+        return loss_output.LossOutput.from_scalar(
+            trainer.objective.loss(model, batch).finalize()["loss"]
+        )
+
+    trainer.with_loss_fn(mean)
+    batches = arrangements.pair_arrangements()
+    chosen = {name: batches[name] for name in ("one batch", "unequal micro-batches")}
+    assert max(worst_difference(trainer, chosen).values()) > 1e-2
+
+
+def test_aot_without_its_pass_over_the_step_would_differ():
+    trainer = arrangements.OBJECTIVES["mix"](one_layer)
+    batches = arrangements.pair_arrangements()["unequal micro-batches"]
+    inputs = [trainer.model_input(batch) for batch in batches]
+    coupled = arrangements.step(trainer, batches)["loss"]
+    alone = trainer._stepper.step(1, inputs)["loss"]
+    assert abs(float(coupled) - float(alone)) > 1e-3
+
+
+def test_a_step_does_not_depend_on_the_number_of_devices():
+    out = subprocess.run(
+        [sys.executable, "-m", "tests.sft.dpo.arrangements"],
+        cwd=ROOT,
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == 0, out.stderr
+    worst = json.loads(out.stdout)
+    assert max(worst.values()) < 1e-5, worst

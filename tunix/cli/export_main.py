@@ -1,0 +1,162 @@
+"""``tunix export``: write what a run has trained in the format of transformers."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import rich.console
+from flax import nnx
+
+from tunix.cli import errors, trained_model
+from tunix.generate import tokenizer_files
+from tunix.models import hf_export, lora, model_card, peft_adapter, sources
+from tunix.models.transformer import decoder
+
+_OUT = rich.console.Console(highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export as ``argv`` says; ``argv[0]`` is the name of the program."""
+    options = _parser(argv[0]).parse_args(argv[1:])
+    # Nothing here is worth an accelerator, and a model may be larger than one.
+    jax.config.update("jax_platforms", "cpu")
+    checkpoint = trained_model.find(pathlib.Path(options.run), options.step, options.model)
+    require_format(options.format, checkpoint)
+    model, base = trained_model.load(checkpoint)
+    target = write(model, base, checkpoint, options)
+    _print_summary(target, checkpoint, options.format)
+    return 0
+
+
+def require_format(chosen: str, checkpoint: trained_model.Checkpoint) -> None:
+    """Check that the run trained what the format holds, before anything is loaded.
+
+    Raises:
+        ExportError: If it did not; names the format that fits.
+    """
+    has_adapters = checkpoint.options.lora_config is not None
+    if has_adapters and chosen == "hf":
+        raise hf_export.ExportError(
+            f"{checkpoint.run} trained LoRA adapters; write them into the base model with "
+            "--format merged, or alone with --format peft"
+        )
+    if not has_adapters and chosen != "hf":
+        raise hf_export.ExportError(
+            f"{checkpoint.run} trained the whole model and no adapters; use --format hf"
+        )
+
+
+def write(
+    model: decoder.Decoder,
+    base: pathlib.Path,
+    checkpoint: trained_model.Checkpoint,
+    options: argparse.Namespace,
+) -> pathlib.Path:
+    """Write the files and return their directory."""
+
+    def write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
+        tokenizer_files.write(_tokenizer_source(checkpoint.tokenizer_path, source), folder)
+
+    if options.format == "peft":
+        return _write_adapter(model, checkpoint, options.output)
+    save = hf_export.save_merged if lora.is_lora_enabled(model) else hf_export.save_pretrained
+    return save(
+        model,
+        options.output,
+        source=base,
+        dtype=options.dtype,
+        max_shard_size=options.max_shard_size,
+        card=model_card.ModelCard(
+            base_model=checkpoint.options.model_id, training=_training(checkpoint)
+        ),
+        write_tokenizer=write_tokenizer,
+    )
+
+
+def _write_adapter(
+    model: decoder.Decoder, checkpoint: trained_model.Checkpoint, output: str
+) -> pathlib.Path:
+    target = pathlib.Path(output).expanduser().absolute()
+    arrays = nnx.state(model, nnx.LoRAParam)
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    card = model_card.ModelCard(
+        base_model=checkpoint.options.model_id, training=_training(checkpoint)
+    )
+    with hf_export.new_directory(target, num_bytes) as folder:
+        peft_adapter.save_adapter(model, folder, base_model=checkpoint.options.model_id)
+        text = card.render_adapter(target.name)
+        (folder / hf_export.CARD_NAME).write_text(text, encoding="utf-8")
+    return target
+
+
+def _tokenizer_source(chosen: str | None, base: pathlib.Path) -> pathlib.Path:
+    """Return where the run's tokenizer is: with the base model unless the run says otherwise."""
+    if chosen is None:
+        return base
+    path = pathlib.Path(chosen).expanduser()
+    return path if path.exists() else sources.resolve(chosen)
+
+
+def _training(checkpoint: trained_model.Checkpoint) -> str:
+    """Return one sentence on what was trained."""
+    config = checkpoint.options.lora_config
+    what = "all parameters"
+    if config is not None:
+        what = f"LoRA adapters of rank {config.rank} and alpha {config.alpha:g}"
+    return f"{what}; step {checkpoint.step} of the run {checkpoint.run.name}"
+
+
+def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, form: str) -> None:
+    _OUT.print(f"checkpoint step {checkpoint.step} of {checkpoint.run}", markup=False)
+    for path in sorted(target.iterdir()):
+        _OUT.print(f"  {path.name:36}{path.stat().st_size / 1e6:12.3f} MB", markup=False)
+    lines = [
+        "  from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f'  model = AutoModelForCausalLM.from_pretrained("{target}")',
+        f'  tokenizer = AutoTokenizer.from_pretrained("{target}")',
+    ]
+    if form == "peft":
+        lines = [
+            "  from peft import PeftModel  # base is the model that was trained",
+            f'  model = PeftModel.from_pretrained(base, "{target}")',
+        ]
+    _OUT.print(f"written to {target}; load it with", *lines, sep="\n", markup=False)
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Write what a run has trained in the format of transformers.",
+    )
+    parser.add_argument(
+        "run", help="directory that tunix sft or tunix grpo wrote, or one checkpoint in it"
+    )
+    parser.add_argument("output", help="directory to write; must not exist or be empty")
+    parser.add_argument(
+        "--format",
+        choices=("hf", "merged", "peft"),
+        required=True,
+        help="hf: the whole model, of a run that trained it all; merged: the base model with the "
+        "run's LoRA adapters added to its weights; peft: the adapters alone, for the peft library",
+    )
+    parser.add_argument("--step", type=int, help="which checkpoint; the latest by default")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the files; by default as the run stored its parameters",
+    )
+    parser.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="largest file (default: 5GB)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="where the base model is now: directory, .gguf file, package:NAME or hub id",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, sys.argv))

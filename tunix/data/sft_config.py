@@ -1,0 +1,79 @@
+"""Settings of the data of supervised tuning."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from tunix.data import formats, tokenize
+from tunix.data import translation as translation_lib
+from tunix.utils import config
+
+TooLong = Literal["error", "drop", "keep_start", "keep_end"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftDataConfig(config.Config):
+    """How rows become batches."""
+
+    format: str = "auto"
+    """``messages``, ``prompt_completion``, ``text``, or ``auto``: by the columns."""
+
+    translation: translation_lib.TranslationConfig | None = None
+    """How pairs of texts become prompts with completions; ``None`` where rows are no pairs."""
+
+    train_on: tokenize.TrainOn = "replies"
+    """Whether prompts are trained, too (``everything``). ``text`` always is."""
+
+    max_target_length: int = 1024
+    """Tokens a row of a batch holds."""
+
+    too_long: TooLong = "error"
+    """What happens to a longer example. ``keep_end`` keeps BOS and the last tokens."""
+
+    untrainable: Literal["error", "drop"] = "error"
+    """What happens to an example without a token to train, perhaps after truncation."""
+
+    batch_size: int = 8
+    """Rows per batch."""
+
+    packing: bool = False
+    """Whether several examples may share a row; they do not see each other."""
+
+    packing_window: int = 512
+    """How many consecutive examples are packed together."""
+
+    pad_to: Literal["bucket", "max"] = "bucket"
+    """Pad a batch to the next of a few lengths, or always to ``max_target_length``."""
+
+    shuffle_seed: int | None = 0
+    """``None`` keeps the order of the data."""
+
+    num_epochs: int | None = 1
+    """``None`` repeats the data for ever."""
+
+    last_batch: Literal["drop", "keep"] = "keep"
+    """What happens to a short last batch; kept, it is filled with empty rows."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        choices = {
+            "format": ("auto", *formats.FORMATS),
+            "train_on": get_args(tokenize.TrainOn),
+            "too_long": get_args(TooLong),
+            "untrainable": ("error", "drop"),
+            "pad_to": ("bucket", "max"),
+            "last_batch": ("drop", "keep"),
+        }
+        for name, allowed in choices.items():
+            value = vars(self)[name]
+            if value not in allowed:
+                hint = config.did_you_mean(str(value), allowed)
+                yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
+        for name, least in {"max_target_length": 2, "batch_size": 1, "packing_window": 1}.items():
+            if vars(self)[name] < least:
+                yield f"{name} must be at least {least}, got {vars(self)[name]}"
+        if self.num_epochs is not None and self.num_epochs < 1:
+            yield f"num_epochs must be at least 1 or null, got {self.num_epochs}"
+        if self.shuffle_seed is not None and self.shuffle_seed < 0:
+            yield f"shuffle_seed must not be negative, got {self.shuffle_seed}"

@@ -1,0 +1,43 @@
+"""Writes the tokenizer of a model into a directory, in the files that transformers reads."""
+
+import json
+import pathlib
+
+from tunix.generate import gguf_tokenizer
+from tunix.models import gguf_file, hf_files
+
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
+
+
+def write(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Write the tokenizer of the model at ``source`` into ``folder``.
+
+    Args:
+        source: A Hugging Face directory (or the tokenizer's file in one), whose files are copied,
+            or a GGUF file, whose tokenizer is built and written as ``tokenizer.json`` with its
+            config and chat template.
+        folder: An existing directory.
+
+    Raises:
+        TokenizerError: If the GGUF file holds no tokenizer that can be read.
+    """
+    if source.suffix != ".gguf":
+        hf_files.copy_tokenizer(source if source.is_dir() else source.parent, folder)
+        return
+    metadata = gguf_file.GGUFFile(source).metadata
+    tokenizer = gguf_tokenizer.from_metadata(metadata, str(source))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = gguf_tokenizer.special_ids(metadata)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
+    for role, token_id in (("bos", ids.bos), ("eos", ids.eos), ("pad", ids.pad)):
+        if token_id is not None:
+            settings[f"{role}_token"] = tokens[token_id]
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    template = metadata.get("tokenizer.chat_template")
+    if template is not None:
+        (folder / CHAT_TEMPLATE_NAME).write_text(template, encoding="utf-8")

@@ -1,0 +1,194 @@
+"""The decoder that also reads images: Gemma 3 from 4B up.
+
+An image becomes ``S`` vectors that take the place of as many placeholder tokens, and these see
+each other in both directions; all else is the shared decoder. Nothing here knows files. Axes: ``B``
+rows, ``T`` tokens, ``N`` images of a row, ``S`` vectors of an image, ``D`` width of the text.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import core
+from jaxtyping import Array, Bool, Float, Int
+
+from tunix.models.gemma3 import merge_embeddings, utils, vision
+from tunix.models.transformer import cache as cache_lib
+from tunix.models.transformer import config as config_lib
+from tunix.models.transformer import decoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTextConfig(config_lib.TransformerConfig):
+    """A decoder and, where there is a ``vision_config``, the image tower in front of it."""
+
+    vision_config: vision.SigLIPConfig | None = None
+    """The image tower; ``None`` for a model of text only."""
+    freeze_vision_tower: bool = True
+    """Whether training of all parameters leaves those of the tower alone, as that of Gemma 3 itself
+    did (arXiv:2503.19786). The projector is trained either way; adapters are for the text alone."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these sizes and choices."""
+        yield from super().problems()
+        window = self.sliding_window_size
+        if self.vision_config is None or window is None:
+            return
+        if (size := self.vision_config.num_mm_tokens_per_image) > window:
+            yield (
+                f"an image takes {size} tokens, more than sliding_window_size ({window}): whether "
+                "its tokens still see each other in local layers differs between implementations"
+            )
+
+
+class ImageTextDecoder(decoder.Decoder):
+    """The shared decoder with ``vision_tower`` and ``multi_modal_projector``, if it has any."""
+
+    config: ImageTextConfig
+
+    def __init__(self, config: ImageTextConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        if config.vision_config is not None:
+            self.vision_tower = vision.SigLiP(
+                config.vision_config, config, frozen=config.freeze_vision_tower, rngs=rngs
+            )
+            self.multi_modal_projector = vision.MultiModalProjector(
+                config.vision_config, config, rngs=rngs
+            )
+
+    def __call__(
+        self,
+        input_tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        cache: cache_lib.KVCache | None = None,
+        attention_mask: Bool[Array, "B T T"] | None = None,
+        *,
+        images: Float[Array, "B N H W C"] | None = None,
+        **options: Any,
+    ) -> tuple[Float[Array, "B T V"], cache_lib.KVCache | None]:
+        """Return float32 logits and the updated cache; arguments as for :meth:`hidden`."""
+        if images is not None:
+            options = self._with_images(input_tokens, images, cache, options)
+        return super().__call__(input_tokens, positions, cache, attention_mask, **options)
+
+    def hidden(
+        self,
+        input_tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        cache: cache_lib.KVCache | None = None,
+        attention_mask: Bool[Array, "B T T"] | None = None,
+        *,
+        images: Float[Array, "B N H W C"] | None = None,
+        **options: Any,
+    ) -> tuple[Float[Array, "B T D"], cache_lib.KVCache | None]:
+        """Return float32 hidden states after the final norm, and the updated cache.
+
+        Args:
+            input_tokens: Token ids; every image stands as ``num_mm_tokens_per_image`` placeholders.
+            positions: As for :meth:`Decoder.hidden`.
+            cache: As there; a call with images takes none.
+            attention_mask: A further restriction, also of what the tokens of an image see.
+            images: Normalised pixels (:mod:`tunix.processors.image_processor`). The images of a
+                row fill its placeholders in order; those that it has no placeholders for are
+                padding, and not seen.
+            **options: As for :meth:`Decoder.hidden`.
+
+        Raises:
+            ValueError: If the model has no tower, a row has not enough images or part of one, or
+                images come with a cache, ``input_embeddings`` or ``span_ids``. What depends on
+                token ids is not known under ``jax.jit``; see :func:`merge_embeddings`.
+        """
+        if images is not None:
+            options = self._with_images(input_tokens, images, cache, options)
+        elif self.config.vision_config is not None and options.get("input_embeddings") is None:
+            _check_text(input_tokens, self.config.vision_config)
+        return super().hidden(input_tokens, positions, cache, attention_mask, **options)
+
+    def encode_images(self, images: Float[Array, "B N H W C"]) -> Float[Array, "B N S D"]:
+        """Return the vectors that take the place of each image's tokens."""
+        batch, number = images.shape[:2]
+        patches = self.vision_tower(images.reshape(-1, *images.shape[2:]))
+        vectors = self.multi_modal_projector(patches)
+        return vectors.reshape(batch, number, *vectors.shape[1:])
+
+    def get_attention_mask(
+        self, tokens: Int[Array, "B T"], *, inputs_mask: Bool[Array, "B T"] | None = None
+    ) -> Bool[Array, "B T T"]:
+        """Return which keys each query may see, images included; ``inputs_mask`` hides padding."""
+        config = self.config.vision_config
+        placeholder = None if config is None else config.soft_token_placeholder
+        return utils.get_attention_mask(
+            tokens, inputs_mask=inputs_mask, token_placeholder_id=placeholder
+        )
+
+    def _with_images(
+        self,
+        tokens: Int[Array, "B T"],
+        images: Float[Array, "B N H W C"],
+        cache: cache_lib.KVCache | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Return the options of the shared decoder for these tokens and images."""
+        config = self.config.vision_config
+        if config is None:
+            raise ValueError(
+                "images were passed to a model without an image tower; build it with a "
+                "vision_config (text_only=False for a preset)"
+            )
+        _check_images(tokens, images, cache, options, config)
+        is_image = tokens == config.soft_token_placeholder
+        # The placeholder may lie outside the vocabulary; its embedding is replaced anyway.
+        merged = merge_embeddings.merge_embeddings(
+            text_embeddings=self.embed(jnp.where(is_image, 0, tokens)),
+            vision_embeddings=self.encode_images(images),
+            mask=is_image,
+        )
+        return options | {"input_embeddings": merged, "span_ids": utils.image_span_ids(is_image)}
+
+
+def _check_images(
+    tokens: Int[Array, "B T"],
+    images: Float[Array, "B N H W C"],
+    cache: cache_lib.KVCache | None,
+    options: dict[str, Any],
+    config: vision.SigLIPConfig,
+) -> None:
+    """Raise unless these images can stand in these tokens."""
+    if images.ndim != 5 or images.shape[0] != tokens.shape[0]:
+        raise ValueError(
+            f"images must be [rows, images, height, width, channels] for {tokens.shape[0]} rows, "
+            f"got shape {images.shape}"
+        )
+    if cache is not None:
+        raise ValueError(
+            "images cannot be read into a cache: generation from images is not supported; pass "
+            "cache=None"
+        )
+    if given := [key for key in ("input_embeddings", "span_ids") if options.get(key) is not None]:
+        raise ValueError(f"images make {given} themselves; pass one or the other")
+    counts = _num_placeholders(tokens, config)
+    size = config.num_mm_tokens_per_image
+    if counts is not None and (counts % size).any():
+        raise ValueError(
+            f"rows have {counts.tolist()} image tokens, expected multiples of {size}, one for each "
+            "image; a prompt was cut off inside an image, or never expanded"
+        )
+
+
+def _check_text(tokens: Int[Array, "B T"], config: vision.SigLIPConfig) -> None:
+    counts = _num_placeholders(tokens, config)
+    if counts is not None and counts.any():
+        raise ValueError(
+            f"rows have {counts.tolist()} image tokens (id {config.soft_token_placeholder}), but "
+            "no images were passed"
+        )
+
+
+def _num_placeholders(
+    tokens: Int[Array, "B T"], config: vision.SigLIPConfig
+) -> Int[Array, " B"] | None:
+    """Return the placeholders of each row, ``None`` where values are not known yet."""
+    counts = (tokens == config.soft_token_placeholder).sum(axis=1)
+    return None if isinstance(counts, core.Tracer) else counts

@@ -1,0 +1,1 @@
+"""The Qwen 3 family, dense and with experts."""

@@ -1,0 +1,1 @@
+"""What turns files and pixels into model input."""

@@ -1,0 +1,73 @@
+"""Filling a batch with groups that teach something (DAPO: arXiv:2503.14476, section 3.2).
+
+A group whose completions all earn the same has advantages of 0. Its prompt is replaced by
+new ones until the batch is full, the data ends, or a number of rounds is reached.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tunix.rl import trajectory
+
+Columns = Mapping[str, Sequence[Any]]
+DrawFn = Callable[[], Columns | None]
+"""Returns the next batch of prompts, or ``None`` at the end of the data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collected:
+    """The groups of a step."""
+
+    groups: Sequence[trajectory.Group]
+    """What is trained on."""
+    discarded: Sequence[trajectory.Group] = ()
+    """What was sampled besides: groups without signal, and those beyond a full batch."""
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def collect(
+    first: Columns,
+    draw: DrawFn,
+    rollout: Callable[[Columns, int], Sequence[trajectory.Group]],
+    *,
+    max_rounds: int,
+) -> Collected:
+    """Return as many groups with a signal as ``first`` has prompts, if they can be had.
+
+    Without a single such group the first ones are returned, so that the step is taken and
+    changes nothing.
+
+    Args:
+        first: A batch of prompts; its size is that of a full batch.
+        draw: Where further batches come from.
+        rollout: ``rollout(columns, round) -> groups`` with advantages.
+        max_rounds: Batches that may be sampled in all.
+
+    Returns:
+        The groups, with ``sampling_rounds``, ``sampled_groups``, ``discarded_groups`` (those
+        with a signal that were not needed) and ``batch_fill``, the share of a full batch.
+    """
+    size = len(next(iter(first.values())))
+    sampled: list[trajectory.Group] = []
+    columns: Columns | None = first
+    rounds = 0
+    while columns is not None:
+        sampled += rollout(columns, rounds)
+        rounds += 1
+        if sum(not group.is_dead for group in sampled) >= size or rounds == max_rounds:
+            break
+        columns = draw()
+    live = [group for group in sampled if not group.is_dead]
+    kept = (live or sampled)[:size]
+    chosen = {id(group) for group in kept}
+    return Collected(
+        groups=kept,
+        discarded=[group for group in sampled if id(group) not in chosen],
+        metrics={
+            "sampling_rounds": float(rounds),
+            "sampled_groups": float(len(sampled)),
+            "discarded_groups": float(max(len(live) - size, 0)),
+            "batch_fill": min(len(live) / size, 1.0),
+        },
+    )

@@ -1,0 +1,90 @@
+"""The policy's loss on one micro-batch: from a model and a batch to sums and weights."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from tunix.rl import algorithm_config, common, kl, losses, rollout_correction
+from tunix.sft import loss_output
+
+
+def policy_objective(
+    model: nnx.Module,
+    batch: common.PolicyBatch,
+    *,
+    config: algorithm_config.AlgorithmConfig,
+    kl_beta: float = 0.0,
+    kl_fn: kl.KLEstimator = kl.k3,
+) -> loss_output.LossOutput:
+    """Return the policy loss, plus the KL to the reference, minus the entropy bonus.
+
+    Sequences that are not live count in the weight, and have neither loss nor gradient.
+    Metrics count the tokens whose log-probabilities were computed.
+
+    Args:
+        model: The policy being trained.
+        batch: Tokens, advantages and earlier log-probabilities; ``ref_logps`` are needed
+            if ``kl_beta`` is not 0.
+        config: Which ratio, clip, correction and aggregation.
+        kl_beta: Weight of the KL in the loss.
+        kl_fn: How it is estimated.
+
+    Raises:
+        ValueError: If ``kl_beta`` is not 0 and there are no ``ref_logps``.
+    """
+    computed = batch.computed
+    with_entropy = config.log_entropy or config.entropy_coef is not None
+    policy = common.policy_logps(model, batch, with_entropy=with_entropy)
+    logps = policy.logps
+    old_logps = jax.lax.stop_gradient(logps) if batch.old_logps is None else batch.old_logps
+
+    log_ratio = config.importance_fn(logps, old_logps, computed)
+    per_token, metrics = config.policy_loss(
+        log_ratio, batch.advantages, computed, **config.clip_options
+    )
+    if config.correction_fn is not None:
+        per_token, correction = _corrected(per_token, old_logps, batch, config)
+        metrics = metrics | correction
+    if kl_beta != 0.0:
+        if batch.ref_logps is None:
+            raise ValueError(f"beta is {kl_beta}, but the batch has no ref_logps")
+        # Mask the inputs, not only the result: 0 * NaN is NaN in the backward pass.
+        divergence = kl_fn(
+            jnp.where(computed, logps, 0.0), jnp.where(computed, batch.ref_logps, 0.0)
+        )
+        per_token = per_token + kl_beta * divergence
+        metrics = metrics | {"kl": losses.masked_sum(divergence, computed)}
+    if policy.entropy is not None:
+        metrics = metrics | {"entropy": losses.masked_sum(policy.entropy, computed)}
+        if config.entropy_coef is not None:
+            per_token = per_token - config.entropy_coef * policy.entropy
+    mismatch, worst_mismatch = rollout_correction.mismatch_metrics(
+        logps, batch.sampler_logps, computed
+    )
+    largest_ratio = jnp.exp(jnp.where(computed, log_ratio, 0.0)).max()
+
+    loss_sum, weight_sum = config.aggregate(
+        per_token, batch.mask, max_length=batch.sampler_logps.shape[1]
+    )
+    return loss_output.LossOutput(
+        loss_sum=loss_sum,
+        weight_sum=weight_sum,
+        metrics=jax.lax.stop_gradient(metrics | mismatch),
+        maxima=jax.lax.stop_gradient({"ratio_max": largest_ratio} | worst_mismatch),
+    )
+
+
+def _corrected(
+    per_token: Float[Array, "S C"],
+    old_logps: Float[Array, "S C"],
+    batch: common.PolicyBatch,
+    config: algorithm_config.AlgorithmConfig,
+) -> tuple[Float[Array, "S C"], losses.Metrics]:
+    """Return the losses, each weighed by what the trainer thinks of the sampler's draw."""
+    assert config.correction_fn is not None
+    weights = config.correction_fn(
+        old_logps - batch.sampler_logps, batch.computed, limit=config.rollout_correction_limit
+    )
+    metrics = {"correction_weight": losses.masked_sum(weights, batch.computed)}
+    return per_token * jax.lax.stop_gradient(weights), metrics

@@ -1,0 +1,156 @@
+"""Runs one reward function on all completions, wherever its settings say."""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+from tunix.rl import reward_process, reward_settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one reward function."""
+
+    values: Any
+    """As returned; a list with one entry per completion where the function takes samples or a
+    call failed, ``None`` where nothing can be counted."""
+    failures: Mapping[int, Exception]
+    """Why a completion has no value of the function's own, by index."""
+    whole: Exception | None
+    """Why the batch as a whole failed, if it did."""
+    seconds: float
+
+
+class RewardRunner:
+    """Runs a function and keeps its processes between calls.
+
+    Args:
+        settings: The function and how to run it.
+    """
+
+    def __init__(self, settings: reward_settings.Reward):
+        self.settings = settings
+        self._pool: reward_process.ProcessPool | None = None
+
+    def run(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> Outcome:
+        """Return what the function says, with failures kept apart."""
+        start = time.perf_counter()
+        settings = self.settings
+        results = self._calls(settings.arguments(prompts, completions, columns))
+        whole: Exception | None = None
+        if settings.takes_samples:
+            values: Any = results
+        elif isinstance(results[0], Exception):
+            whole = results[0]
+            values = self._one_by_one(whole, prompts, completions, columns)
+        else:
+            values = results[0]
+            if isinstance(values, Iterator):
+                values = list(values)
+        failures: dict[int, Exception] = {}
+        if whole is not None or settings.takes_samples:
+            failures = {i: v for i, v in enumerate(values) if isinstance(v, Exception)}
+            substitute = None if settings.on_error == "raise" else settings.on_error
+            values = [substitute if i in failures else value for i, value in enumerate(values)]
+        seconds = time.perf_counter() - start
+        return Outcome(values=values, failures=failures, whole=whole, seconds=seconds)
+
+    def close(self) -> None:
+        """End the function's processes, if it has any."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _one_by_one(
+        self,
+        error: Exception,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[Any]:
+        """Return value or exception of every completion alone, after the batch has failed.
+
+        One call at a time finds the fault and saves the rest. Where time ran out it would take
+        even longer, and where every sample alone is fine the batch is at fault: then all fail.
+        """
+        everything: list[Any] = [error] * len(completions)
+        if isinstance(error, TimeoutError):
+            return everything
+        alone: list[Any] = []
+        for i in range(len(completions)):
+            one = {name: [values[i]] for name, values in columns.items()}
+            (kwargs,) = self.settings.arguments([prompts[i]], [completions[i]], one)
+            (result,) = self._calls([kwargs])
+            if isinstance(result, Exception):
+                alone.append(result)
+                if self.settings.on_error == "raise":
+                    return [*alone, *[None] * (len(completions) - len(alone))]
+                continue
+            values = list(result)
+            alone.append(values[0] if len(values) == 1 else ValueError(f"{len(values)} values"))
+        return alone if any(isinstance(v, Exception) for v in alone) else everything
+
+    def _calls(self, calls: list[dict[str, Any]]) -> list[Any]:
+        """Return value or exception of every call."""
+        settings = self.settings
+        if settings.is_async:
+            return asyncio.run(_gather(settings, calls))
+        if settings.run_in == "process":
+            if self._pool is None:
+                self._pool = reward_process.ProcessPool(settings.fn, settings.num_workers)
+            return self._pool.run(calls, settings.time_limit)
+        if settings.num_workers == 1:
+            return [_in_thread(settings, kwargs) for kwargs in calls]
+        with futures.ThreadPoolExecutor(max_workers=settings.num_workers) as pool:
+            return list(pool.map(lambda kwargs: _in_thread(settings, kwargs), calls))
+
+
+def _in_thread(settings: reward_settings.Reward, kwargs: dict[str, Any]) -> Any:
+    """Return value or exception of one call in this thread, or in one that may be abandoned."""
+    limit = settings.time_limit
+    if limit is None:
+        return _caught(settings, kwargs)
+    results: list[Any] = []
+    # A daemon, so that a call that never returns does not keep the program from ending.
+    thread = threading.Thread(
+        target=lambda: results.append(_caught(settings, kwargs)), daemon=True
+    )
+    thread.start()
+    thread.join(limit)
+    return results[0] if results else _late(limit)
+
+
+def _caught(settings: reward_settings.Reward, kwargs: dict[str, Any]) -> Any:
+    try:
+        return settings.fn(**kwargs)
+    except Exception as error:  # whatever a user's function raises is kept for its sample
+        return error
+    except SystemExit as error:  # of the function alone, not of the program
+        return RuntimeError(f"it called sys.exit({error.code!r})")
+
+
+async def _gather(settings: reward_settings.Reward, calls: list[dict[str, Any]]) -> list[Any]:
+    slots = asyncio.Semaphore(settings.num_workers)
+
+    async def call(kwargs: dict[str, Any]) -> Any:
+        async with slots:
+            deadline = asyncio.timeout(settings.time_limit)
+            try:
+                async with deadline:
+                    return await settings.fn(**kwargs)
+            except Exception as error:
+                return _late(settings.time_limit) if deadline.expired() else error
+
+    return await asyncio.gather(*(call(kwargs) for kwargs in calls))
+
+
+def _late(limit: float | None) -> TimeoutError:
+    return TimeoutError(f"took longer than {limit} s")

@@ -1,0 +1,188 @@
+"""One reward function and how it is run: where, how many calls at once, how long, what if it fails.
+
+Nothing here runs anything.
+"""
+
+import dataclasses
+import functools
+import inspect
+import pickle
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tunix.utils import config as config_lib
+
+RewardFn = Callable[..., Any]
+"""For a batch: ``fn(prompts, completions, **columns)`` returns a list, a number or ``None`` per
+completion. For one sample: ``fn(prompt, completion, **columns)`` returns a number or ``None``."""
+
+BATCH_ARGUMENTS = ("prompts", "completions")
+SAMPLE_ARGUMENTS = ("prompt", "completion")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reward(config_lib.Config):
+    """A reward function with the settings it is run with; a bare function has the defaults."""
+
+    fn: RewardFn
+    """The function; ``async def`` is awaited."""
+
+    name: str | None = None
+    """What metrics and logs call it; the function's own name when unset."""
+
+    run_in: Literal["thread", "process"] = "thread"
+    """Processes have what threads lack: all cores, an end by force when time is up, and a crash
+    that takes nobody along. The function must be found by name in a module, and be quick to
+    import; JAX sees only the CPU there."""
+
+    workers: int | None = None
+    """Calls at the same time of a function of one sample. When unset 1 in threads, 2 processes,
+    32 of an ``async`` function."""
+
+    time_limit: float | None = None
+    """Seconds one call may take. A thread that takes longer is left to itself, as nothing can end
+    it; a process is killed. A function that reads batches has one call for the whole batch."""
+
+    on_error: Literal["raise"] | float | None = "raise"
+    """What a sample gets whose call raises, takes too long or crashes: ``raise`` stops the run,
+    ``None`` says that the function does not apply, a number is the score. A wrong value (NaN, a
+    list that is too short) always stops it: that is a mistake, not an accident."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        if self.run_in not in ("thread", "process"):
+            yield f"run_in must be 'thread' or 'process', got {self.run_in!r}"
+        if self.workers is not None and self.workers < 1:
+            yield f"workers must be at least 1, got {self.workers}"
+        if self.time_limit is not None and not self.time_limit > 0.0:
+            yield f"time_limit must be positive (seconds), got {self.time_limit}"
+        is_known = self.on_error is None or self.on_error == "raise" or is_score(self.on_error)
+        if not is_known:
+            yield f"on_error must be 'raise', None or a finite number, got {self.on_error!r}"
+        if not callable(self.fn):
+            yield f"{self.fn!r} is not callable"
+        else:
+            yield from self._function_problems()
+
+    def _function_problems(self) -> Iterator[str]:
+        try:
+            named = inspect.signature(self.fn).parameters
+        except ValueError:
+            yield f"{self.title}: its signature cannot be read; wrap it in a function"
+            return
+        if set(BATCH_ARGUMENTS) & set(named) and set(SAMPLE_ARGUMENTS) & set(named):
+            yield (
+                f"{self.title} names both of {list(named)[:4]}: prompts and completions are those "
+                "of a batch, prompt and completion those of one sample; choose one kind"
+            )
+        if self.workers is not None and not self.takes_samples:
+            yield f"workers is not read: {self.title} takes a whole batch in one call"
+        if self.run_in != "process":
+            return
+        if self.is_async:
+            yield f"{self.title} is async, which run_in='process' does not run; use 'thread'"
+        try:
+            pickle.dumps(self.fn)
+        except Exception as error:  # pickle raises whatever the object does
+            yield (
+                f"{self.title} cannot go to another process ({type(error).__name__}: {error}); "
+                "define it at the top of a module"
+            )
+
+    @property
+    def title(self) -> str:
+        """What to call the function."""
+        return self.name or name_of(self.fn)
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether a call is for one completion: the function names ``prompt`` or ``completion``."""
+        named = inspect.signature(self.fn).parameters
+        return any(name in named for name in SAMPLE_ARGUMENTS)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether what the function returns must be awaited."""
+        fn = self.fn.func if isinstance(self.fn, functools.partial) else self.fn
+        is_object = not isinstance(fn, (types.FunctionType, types.MethodType, type))
+        return inspect.iscoroutinefunction(type(fn).__call__ if is_object else fn)
+
+    @property
+    def num_workers(self) -> int:
+        """Calls at the same time."""
+        if not self.takes_samples:
+            return 1
+        if self.workers is not None:
+            return self.workers
+        if self.is_async:
+            return 32
+        return 2 if self.run_in == "process" else 1
+
+    @property
+    def required_columns(self) -> list[str]:
+        """Columns that the function cannot do without."""
+        return [
+            name
+            for name, p in inspect.signature(self.fn).parameters.items()
+            if p.default is p.empty
+            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            and name not in (*BATCH_ARGUMENTS, *SAMPLE_ARGUMENTS)
+        ]
+
+    def arguments(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[dict[str, Any]]:
+        """Return the keyword arguments of every call: all with ``**kwargs``, else what is named."""
+        if not self.takes_samples:
+            given = {**columns, "prompts": list(prompts), "completions": list(completions)}
+            return [self._taken(given)]
+        return [
+            self._taken(
+                {name: values[i] for name, values in columns.items()}
+                | {"prompt": prompts[i], "completion": completions[i]}
+            )
+            for i in range(len(completions))
+        ]
+
+    def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
+        parameters = inspect.signature(self.fn).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return given
+        return {name: value for name, value in given.items() if name in parameters}
+
+
+def is_score(value: object) -> bool:
+    """Return whether ``value`` is one finite real number; NumPy and JAX scalars count, bools not.
+
+    ``True`` as a score is more often a forgotten ``float(...)`` of the wrong thing than meant.
+    """
+    array = np.asarray(value)
+    return array.shape == () and array.dtype.kind in "iuf" and bool(np.isfinite(array))
+
+
+def unique_names(settings: Sequence[Reward]) -> list[str]:
+    """Return a name per function; a repeated name gets a number."""
+    names: list[str] = []
+    for one in settings:
+        unique, count = one.title, 1
+        while unique in names:
+            count += 1
+            unique = f"{one.title}_{count}"
+        names.append(unique)
+    return names
+
+
+def name_of(fn: object) -> str:
+    """Return what to call a function, a bound method, a partial or a callable object."""
+    if isinstance(fn, functools.partial):
+        return name_of(fn.func)
+    if isinstance(fn, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)):
+        return fn.__name__
+    return type(fn).__name__

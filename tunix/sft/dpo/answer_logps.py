@@ -1,0 +1,79 @@
+"""What a model says of whole answers: sums of token log-probabilities.
+
+Axes: ``R`` rows of ``T`` tokens, ``M`` predicted tokens of a row, ``A`` answers of a row, see
+:mod:`tunix.data.preference_batching`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from tunix.data import preference_batching
+from tunix.models import lora
+from tunix.models.transformer import decoder as decoder_lib
+from tunix.ops import dot as dot_lib
+from tunix.ops import linear_logprob, segment_mask
+
+
+def answer_logps(
+    model: Any, rows: preference_batching.AnswerRows, *, adapters: bool = True
+) -> Float[Array, "R A"]:
+    """Return the log-probability of every answer, 0 where there is none.
+
+    A decoder's head is applied to the hidden states that predict a token that counts and to no
+    others, never as ``[R, T, V]`` logits. Any other module is called as ``model(tokens, positions,
+    None, attention_mask) -> (logits, cache)``.
+
+    Args:
+        model: The language model.
+        rows: Where prompts and answers lie.
+        adapters: False computes the base model, without LoRA.
+
+    Raises:
+        ValueError: If a foreign module is asked to leave its adapters out.
+    """
+    rows = jax.tree.map(jnp.asarray, rows)
+    if isinstance(model, decoder_lib.Decoder):
+        logps = _decoder_logps(model, rows, adapters)
+    elif adapters:
+        logps = _foreign_logps(model, rows)
+    else:
+        raise ValueError(
+            f"{type(model).__name__} is not a tunix decoder, so its adapters cannot be switched "
+            "off; give the trainer a ref_model"
+        )
+    members = rows.answer[:, :, None] == jnp.arange(rows.lengths.shape[1])
+    return jnp.where(members, logps[:, :, None], 0.0).sum(axis=1)
+
+
+def _decoder_logps(
+    model: decoder_lib.Decoder, rows: preference_batching.AnswerRows, adapters: bool
+) -> Float[Array, "R M"]:
+    hidden, _ = model.hidden(
+        rows.tokens,
+        rows.positions,
+        segment_ids=rows.segment_ids,
+        prefix_ids=rows.prefix_ids,
+        adapters=adapters,
+    )
+    states = jnp.take_along_axis(hidden, rows.source[:, :, None], axis=1)
+    head = model.output_head()
+    found = linear_logprob.linear_logprob(
+        states.reshape(-1, states.shape[-1]),
+        head.weight,
+        rows.targets.reshape(-1),
+        softcap=head.softcap,
+        head_needs_grad=not lora.is_lora_enabled(model),
+        precision=dot_lib.resolve_precision(model.config.precision),
+    )
+    return found.logps.reshape(rows.targets.shape)
+
+
+def _foreign_logps(model: Any, rows: preference_batching.AnswerRows) -> Float[Array, "R M"]:
+    mask = segment_mask.segment_mask(rows.segment_ids, rows.prefix_ids)
+    logits, _ = model(rows.tokens, rows.positions, None, mask)
+    logits = jnp.take_along_axis(logits, rows.source[:, :, None], axis=1)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.take_along_axis(log_probs, rows.targets[:, :, None], axis=-1)[..., 0]
