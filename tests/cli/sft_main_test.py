@@ -77,6 +77,20 @@ def test_adapters_train_while_the_base_stays(job):
     assert summary["eval_after"]["loss"] < summary["eval_before"]["loss"]
 
 
+def test_adapters_train_on_a_quantised_base(job):
+    settings = {"rank": 2, "alpha": 4, "weight_qtype": "nf4", "tile_size": 16, "dropout": 0.1}
+    settings |= {"module_path": ".*q_einsum|.*kv_einsum|.*down_proj", "use_rslora": True}
+    overrides = (f"model_config.lora_config.{key}={value}" for key, value in settings.items())
+    directory = job(*overrides)
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["eval_after"]["loss"] < summary["eval_before"]["loss"]
+
+
+def test_a_tile_size_that_nothing_reads_is_an_error(job):
+    with pytest.raises(config.ConfigError, match="tile_size goes with weight_qtype"):
+        job("model_config.lora_config={rank: 2, alpha: 4, tile_size: 16}")
+
+
 def test_peft_main_is_the_same_command(job):
     assert (job(main=peft_main.main) / "summary.json").exists()
 

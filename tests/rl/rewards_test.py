@@ -1,10 +1,13 @@
+import asyncio
 import functools
 import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.rl import process_rewards
 from tunix.rl import rewards
 from tunix.utils import config as config_lib
 
@@ -49,7 +52,7 @@ def test_a_function_gets_the_columns_it_names_or_all():
 
 @pytest.mark.parametrize(
     "values",
-    [(1, 2.5, True), np.array([1.0, 2.5, 1.0], np.float32), jnp.array([1.0, 2.5, 1.0])],
+    [(1, 2.5, 1), np.array([1.0, 2.5, 1.0], np.float32), jnp.array([1.0, 2.5, 1.0])],
     ids=["tuple of numbers", "numpy", "jax"],
 )
 def test_any_sequence_of_numbers_will_do(values):
@@ -108,7 +111,9 @@ def raises(prompts, completions):
         pytest.param(
             lambda completions: [0.0, 0.0, float("-inf")], ["-inf", "sample 2", "'zzz'"], id="inf"
         ),
-        pytest.param(lambda completions: [None, 0.0, 0.0], ["None", "sample 0"], id="None"),
+        pytest.param(
+            lambda completions: [0.0, True, 0.0], ["True", "sample 1", "float(True)"], id="bool"
+        ),
         pytest.param(lambda completions: ["1", 0.0, 0.0], ["'1'", "sample 0"], id="text"),
         pytest.param(lambda completions: 1.0, ["list of numbers, got float"], id="one number"),
         pytest.param(lambda completions: "101", ["list of numbers, got str"], id="a string"),
@@ -175,3 +180,116 @@ def test_a_missing_column_is_reported_before_anything_runs():
 def test_bad_settings_are_one_clear_error(fns, weights, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         rewards.RewardManager(fns, weights)
+
+
+def test_a_function_that_does_not_apply_is_left_out_of_the_sum():
+    def sometimes(completions):
+        return [None, 2.0, None]
+
+    result = run([length, sometimes], weights=[1.0, 10.0])
+    np.testing.assert_allclose(result.total, [1.0, 22.0, 3.0])
+    assert result.scores_of(0) == {"length": 1.0, "sometimes": None}
+    with pytest.raises(rewards.RewardError, match=r"applies to 2 of 3 completions.*'sometimes'"):
+        run(sometimes)
+
+
+def test_a_function_of_one_sample_gets_its_own_columns():
+    def close(prompt, completion, answer, finish_reasons):
+        assert finish_reasons == "stop"
+        return float(completion == answer) + len(prompt)
+
+    result = run(close, answer=["x", "no", "zzz"], finish_reasons=["stop"] * 3)
+    np.testing.assert_allclose(result.total, [3.0, 2.0, 3.0])
+
+
+def test_samples_are_scored_at_the_same_time_by_as_many_workers_as_asked_for():
+    barrier = threading.Barrier(3, timeout=10)
+
+    def meets(completion):
+        barrier.wait()
+        return 1.0
+
+    assert run(rewards.Reward(fn=meets, workers=3)).total.sum() == 3.0
+
+
+class AsyncJudge:
+    async def __call__(self, completion):
+        await asyncio.sleep(0.05)
+        return float(len(completion))
+
+
+def test_async_functions_wait_together():
+    async def batch(completions):
+        await asyncio.sleep(0)
+        return [1.0] * len(completions)
+
+    start = time.perf_counter()
+    manager = rewards.RewardManager([AsyncJudge(), batch])
+    result = manager(["p"] * 20, ["cc"] * 20, {})
+    assert time.perf_counter() - start < 0.7  # one after the other it is 1 s
+    assert result.total.tolist() == [3.0] * 20
+
+
+async def sleeps_async(completion):
+    if completion == "yy":
+        await asyncio.sleep(5.0)
+    return 1.0
+
+
+@pytest.mark.parametrize("fn", [process_rewards.sleeps, sleeps_async])
+def test_a_call_that_takes_too_long_is_named_or_counted_as_asked(fn):
+    with pytest.raises(rewards.RewardError, match=r"took longer than 0.1 s \(at sample 1: "):
+        run(rewards.Reward(fn=fn, time_limit=0.1))
+    result = run(rewards.Reward(fn=fn, time_limit=0.1, on_error=-1.0))
+    assert result.total.tolist() == [1.0, -1.0, 1.0]
+    assert result.costs[f"reward_failed/{fn.__name__}"] == pytest.approx(1 / 3)
+    assert result.costs[f"reward_seconds/{fn.__name__}"] < 2.0
+
+
+def test_a_process_that_hangs_or_crashes_takes_nobody_along():
+    manager = rewards.RewardManager(
+        [
+            rewards.Reward(fn=process_rewards.crashes, run_in="process", workers=1, on_error=None),
+            rewards.Reward(
+                fn=process_rewards.sleeps, run_in="process", workers=1, time_limit=0.5, on_error=0.0
+            ),
+        ]
+    )
+    for _ in range(2):  # the processes are there again
+        result = manager(PROMPTS, COMPLETIONS, {})
+        assert result.scores_of(0) == {"crashes": 1.0, "sleeps": 1.0}
+        assert result.scores_of(1) == {"crashes": None, "sleeps": 0.0}
+        assert result.scores_of(2) == {"crashes": None, "sleeps": 1.0}
+    manager.close()
+    with pytest.raises(rewards.RewardError) as caught:
+        run(rewards.Reward(fn=process_rewards.crashes, run_in="process", workers=1))
+    assert "exit code 7 (at sample 1" in str(caught.value)
+    assert "KeyError: 'boom' (at sample 2" in str(caught.value)
+
+
+def test_a_batch_that_fails_is_scored_one_by_one_where_failures_may_count():
+    result = run([rewards.Reward(fn=raises, on_error=None), length])
+    assert [result.scores_of(i)["raises"] for i in range(3)] == [0.0, None, 0.0]
+
+
+def test_a_wrong_value_is_an_error_whatever_failures_count_as():
+    with pytest.raises(rewards.RewardError, match="nan"):
+        run(rewards.Reward(fn=lambda completion: float("nan"), on_error=0.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"fn": lambda prompts, completion: 0}, "choose one kind", id="both kinds"),
+        pytest.param({"fn": length, "workers": 2}, "workers is not read", id="idle workers"),
+        pytest.param({"fn": length, "time_limit": 0.0}, "must be positive", id="no time"),
+        pytest.param({"fn": length, "on_error": float("nan")}, "finite number", id="NaN"),
+        pytest.param(
+            {"fn": lambda completion: 0, "run_in": "process"}, "top of a module", id="lambda"
+        ),
+        pytest.param({"fn": sleeps_async, "run_in": "process"}, "use 'thread'", id="async"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(config_lib.ConfigError, match=message):
+        rewards.Reward(**settings)

@@ -33,6 +33,8 @@ def test_metrics_of_a_rollout_worked_out_by_hand():
         "reward_std": (3 / 8 * 5 / 8) ** 0.5,
         "reward/right": 3 / 8,
         "reward/short": 0.5,
+        "reward_std/right": (3 / 8 * 5 / 8) ** 0.5,
+        "reward_std/short": 0.0,
         "completion_length": 3.0,
         "completion_length_min": 1.0,
         "completion_length_max": 5.0,
@@ -43,6 +45,14 @@ def test_metrics_of_a_rollout_worked_out_by_hand():
         "all_wrong": 2 / 4,
     }
     assert metrics == pytest.approx(expected)
+
+
+def test_a_reward_that_does_not_apply_everywhere_is_measured_where_it_does():
+    group = make_group([1.0, 0.0], [2, 2], [0.5, -0.5])
+    group.trajectories[0].rewards["short"] = None
+    metrics = rollout_metrics.rollout_metrics([group])
+    assert metrics["reward/short"] == 0.5 and metrics["reward_none/short"] == 0.5
+    assert "reward_none/right" not in metrics
 
 
 def test_updates_of_one_rollout_are_combined_by_kind():

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         trainer.close()
     directory.write_summary(summary)
     if before is not None and after is not None:
-        for name in ("loss", "rewards/accuracies", "rewards/margins"):
+        for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/accuracies"):
             if name in after:
                 _OUT.print(f"held-out {name}  {before[name]:.4f} -> {after[name]:.4f}")
     _OUT.print(f"finished after step {summary['steps']}; everything is in {directory.path}")

@@ -14,7 +14,14 @@ from tunix.utils import config
 
 PROMPTS = "prompts"
 _PROMPT_COLUMNS = (PROMPTS, "prompt")
-_RESERVED_COLUMNS = (PROMPTS, "completions")
+_RESERVED_COLUMNS = (
+    PROMPTS,
+    "completions",
+    "completion",
+    "finish_reasons",
+    "prompt_ids",
+    "completion_ids",
+)
 
 PromptBatch = dict[str, list[Any]]
 

@@ -23,6 +23,7 @@ class LoraConfig(config_lib.Config):
     """Which projections get adapters, and of which kind and size."""
 
     rank: int
+    """Width between the two factors of an adapter."""
     alpha: float
     """The adapter's output is multiplied with `alpha / rank`."""
     module_path: str = ALL_LINEAR
@@ -63,7 +64,7 @@ class LoraConfig(config_lib.Config):
 
     def rank_of(self, path: str) -> int:
         """Return the rank of the adapter at ``path``; the first pattern that matches decides."""
-        return _first_match(self.rank_pattern, path, self.rank)
+        return int(_first_match(self.rank_pattern, path, self.rank))
 
     def alpha_of(self, path: str) -> float:
         """Return the alpha of the adapter at ``path``."""

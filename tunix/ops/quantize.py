@@ -6,6 +6,7 @@ here knows about models or layers.
 """
 
 import functools
+import itertools
 import statistics
 from typing import Any, Literal
 
@@ -119,6 +120,7 @@ def quantize(w: Float[Array, "*s K N"], kind: Kind, block: int | None = None) ->
     return Quantized(codes, largest / steps, None, None, kind)
 
 
+@jax.jit
 def dequantize(q: Quantized) -> Float[Array, "*s K N"]:
     """Return the matrix that the codes stand for, in float32."""
     shape = q.shape
@@ -138,7 +140,7 @@ def dequantize(q: Quantized) -> Float[Array, "*s K N"]:
 
 def _nf4_codes(unit: Float[Array, "*s"]) -> UInt8[Array, "*s"]:
     values = nf4_values()
-    middles = [(low + high) / 2 for low, high in zip(values, values[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(values)]
     table = jnp.asarray(middles, jnp.float32)
     return jnp.searchsorted(table, unit, method="compare_all").astype(jnp.uint8)
 

@@ -37,7 +37,11 @@ class Evaluation:
         return {
             "reward": self.mean_reward,
             "accuracy": self.accuracy,
-            **{f"reward/{name}": float(v.mean()) for name, v in self.per_function.items()},
+            **{
+                f"reward/{name}": float(np.nanmean(values))
+                for name, values in self.per_function.items()
+                if not np.isnan(values).all()
+            },
             "completion_length": float(np.mean(self.lengths)),
             "truncated": float(np.mean([r == "length" for r in self.finish_reasons])),
         }
@@ -72,7 +76,7 @@ def evaluate(
     if not isinstance(reward_fns, rewards.RewardManager):
         reward_fns = rewards.RewardManager(reward_fns)
     batch = prompt_batch.concatenate(batches)
-    reward_fns.check_columns([*batch, prompt_batch.FINISH_REASONS])
+    reward_fns.check_columns([*batch, *prompt_batch.ROLLOUT_COLUMNS])
     settings = cluster.config.rollout(rl_cluster.Mode.EVAL)
     if temperature is not None:
         settings = dataclasses.replace(settings, temperature=temperature)

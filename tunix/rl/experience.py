@@ -20,7 +20,7 @@ class Scored:
     prompts: Sequence[str]
     """Prompt of every completion."""
     columns: Mapping[str, Sequence[Any]]
-    """Columns of the data, one value per completion, and ``finish_reasons``."""
+    """Columns of the data, one value per completion, and those of the rollout."""
     rewards: rewards.RewardResult
 
 
@@ -61,6 +61,8 @@ def score(
         if name != prompt_batch.PROMPTS
     }
     columns[prompt_batch.FINISH_REASONS] = [one.finish_reason for one in output.completions]
+    columns[prompt_batch.PROMPT_IDS] = prompt_batch.repeated(output.prompt_tokens, num_samples)
+    columns[prompt_batch.COMPLETION_IDS] = [one.token_ids for one in output.completions]
     prompts = prompt_batch.repeated(output.prompts, num_samples)
     result = reward_manager(prompts, output.text, columns)
     return Scored(output=output, prompts=prompts, columns=columns, rewards=result)
@@ -78,6 +80,7 @@ def group(
     Raises:
         ValueError: If the advantages are not one finite number per completion.
     """
+    keys = scored.columns.get(prompt_batch.PROMPT_KEY)
     by_prompt = scored.rewards.total.reshape(-1, num_samples)
     advantages = advantages_lib.estimate(
         advantage_fn, by_prompt, lengths=lengths_of(scored).reshape(-1, num_samples).astype(float)
@@ -86,6 +89,7 @@ def group(
         trajectory.Group(
             prompt_ids=scored.output.prompt_tokens[p],
             prompt=scored.output.prompts[p],
+            prompt_key=None if keys is None else keys[p * num_samples],
             trajectories=[
                 trajectory.Trajectory(
                     completion_ids=scored.output.completions[i].token_ids,
@@ -93,7 +97,7 @@ def group(
                     finish_reason=scored.output.completions[i].finish_reason,
                     policy_version=policy_version,
                     text=scored.output.text[i],
-                    rewards={n: float(v[i]) for n, v in scored.rewards.per_function.items()},
+                    rewards=scored.rewards.scores_of(i),
                     reward=float(scored.rewards.total[i]),
                     advantage=float(advantages[p, i % num_samples]),
                 )
@@ -109,7 +113,8 @@ def with_length_penalty(
 ) -> Scored:
     """Return the completions with a reward more, which depends on their tokens' number."""
     shaping = penalty(lengths_of(scored))
-    result = rewards.RewardResult(
+    result = dataclasses.replace(
+        scored.rewards,
         total=scored.rewards.total + shaping,
         per_function={**scored.rewards.per_function, reward_shaping.OVERLONG: shaping},
     )

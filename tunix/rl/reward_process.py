@@ -127,9 +127,7 @@ def _close_all(workers: list[_Worker]) -> None:
         worker.close()
 
 
-def _serve(
-    pipe: connection.Connection, payload: tuple[bytes, tuple[str, str] | None]
-) -> None:
+def _serve(pipe: connection.Connection, payload: tuple[bytes, tuple[str, str] | None]) -> None:
     """Answer calls until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator is the trainer's

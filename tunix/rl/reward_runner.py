@@ -120,9 +120,7 @@ def _in_thread(settings: reward_settings.Reward, kwargs: dict[str, Any]) -> Any:
         return _caught(settings, kwargs)
     results: list[Any] = []
     # A daemon, so that a call that never returns does not keep the program from ending.
-    thread = threading.Thread(
-        target=lambda: results.append(_caught(settings, kwargs)), daemon=True
-    )
+    thread = threading.Thread(target=lambda: results.append(_caught(settings, kwargs)), daemon=True)
     thread.start()
     thread.join(limit)
     return results[0] if results else _late(limit)

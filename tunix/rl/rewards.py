@@ -249,9 +249,7 @@ def _value_problems(name: str, values: object, samples: _Samples) -> list[str]:
     values = list(values)
     if len(values) != len(samples.completions):
         return [f"{name} returned {len(values)} rewards for {len(samples.completions)} completions"]
-    faults = [
-        i for i, v in enumerate(values) if v is not None and not reward_settings.is_score(v)
-    ]
+    faults = [i for i, v in enumerate(values) if v is not None and not reward_settings.is_score(v)]
     problems = [
         f"{name} returned {values[i]!r} where a finite number is expected, "
         f"at {samples.describe(i)}{_hint(values[i])}"

@@ -240,6 +240,12 @@ class RLCluster:
             logger.log(prefix, name, float(reduce(np.asarray(values))), mode.value, step)
         self._buffered[mode] = {}
 
+    def set_jit(self, jit: bool) -> None:
+        """Compile the updates, or run every operation on its own."""
+        self.actor_trainer.set_jit(jit)
+        if self._critic_trainer is not None:
+            self._critic_trainer.set_jit(jit)
+
     def save_at(self, position: Mapping[str, Any], *, force: bool) -> bool:
         """Start to save all that is trained, and return whether this step is saved.
 

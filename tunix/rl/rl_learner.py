@@ -26,6 +26,7 @@ from tunix.rl import (
     rollout_metrics,
     trajectory,
 )
+from tunix.rl import advantages as advantages_lib
 from tunix.rl import kl as kl_lib
 from tunix.sft import loss_output, step_handle
 
@@ -93,6 +94,11 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         return self.algo_config.num_iterations
 
     @property
+    def advantage_fn(self) -> advantages_lib.AdvantageFn:
+        """What turns the rewards of a rollout into advantages of completions."""
+        return self.algo_config.advantage_fn
+
+    @property
     def max_completion_length(self) -> int:
         """Tokens after which a completion is cut off."""
         return self._rollout_config.max_tokens_to_generate
@@ -131,7 +137,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             RewardError: If a reward function fails. The last complete step is saved first.
             PromptError: If a prompt is too long; likewise.
         """
-        self._trainer.set_jit(not skip_jit)
+        self.rl_cluster.set_jit(not skip_jit)
         rl_loop.RLLoop(self, train_ds, eval_ds).run()
 
     def evaluate(
@@ -234,7 +240,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             call: Which rollout of this step; each draws differently.
         """
         columns = prompt_batch.check(batch)
-        self.reward_manager.check_columns([*columns, prompt_batch.FINISH_REASONS])
+        self.reward_manager.check_columns([*columns, *prompt_batch.ROLLOUT_COLUMNS])
         cluster, num_samples = self.rl_cluster, self.num_generations
         with cluster.perf.span("rollout"):
             output = experience.sample(
@@ -249,10 +255,11 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             scored = self.shape_rewards(scored)
             groups = experience.group(
                 scored,
-                self.algo_config.advantage_fn,
+                self.advantage_fn,
                 num_samples=num_samples,
                 policy_version=self._trainer.train_steps,
             )
+            cluster.buffer_metrics(scored.rewards.costs)
             self._buffer_user_metrics(scored, groups)
         return groups
 

@@ -11,7 +11,7 @@ from tunix.sft import interrupt, metrics_logger, progress_bar, train_data
 if TYPE_CHECKING:
     from tunix.rl import rl_learner
 
-PHASES = ("rollout", "score", "reference", "train", "sync")
+PHASES = ("rollout", "score", "reference", "values", "train", "sync")
 """Parts of a step whose seconds are logged as ``time/PHASE``."""
 
 SHOWN_METRICS = (

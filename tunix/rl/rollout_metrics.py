@@ -10,8 +10,9 @@ from tunix.rl import rollout_correction, trajectory
 def rollout_metrics(groups: Sequence[trajectory.Group]) -> dict[str, float]:
     """Return the metrics of one rollout.
 
-    ``reward`` and ``reward_std`` are over all completions, ``reward/NAME`` is the mean of one
-    function. Lengths are in tokens, the stop token included. ``dead_groups`` is the share of
+    ``reward`` and ``reward_std`` are over all completions, ``reward/NAME`` and ``reward_std/NAME``
+    over those that one function applies to; ``reward_none/NAME`` is the share of the others, if
+    there are any. Lengths are in tokens, the stop token included. ``dead_groups`` is the share of
     prompts whose completions all have advantage 0 and teach nothing; ``all_right`` and
     ``all_wrong`` are those of them whose rewards are all positive, or none of them is.
     """
@@ -24,10 +25,7 @@ def rollout_metrics(groups: Sequence[trajectory.Group]) -> dict[str, float]:
     metrics = {
         "reward": rewards.mean(),
         "reward_std": rewards.std(),
-        **{
-            f"reward/{name}": np.mean([t.rewards[name] for t in members])
-            for name in members[0].rewards
-        },
+        **_reward_metrics(members),
         "completion_length": lengths.mean(),
         "completion_length_min": lengths.min(),
         "completion_length_max": lengths.max(),
@@ -38,6 +36,20 @@ def rollout_metrics(groups: Sequence[trajectory.Group]) -> dict[str, float]:
         "all_wrong": sum(wrong) / len(groups),
     }
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _reward_metrics(members: Sequence[trajectory.Trajectory]) -> dict[str, float]:
+    """Return mean and standard deviation of every reward function, and where it has no say."""
+    metrics: dict[str, float] = {}
+    for name in members[0].rewards:
+        given = [t.rewards[name] for t in members]
+        scores = np.asarray([score for score in given if score is not None])
+        if len(scores):
+            metrics[f"reward/{name}"] = scores.mean()
+            metrics[f"reward_std/{name}"] = scores.std()
+        if len(scores) < len(given):
+            metrics[f"reward_none/{name}"] = 1.0 - len(scores) / len(given)
+    return metrics
 
 
 def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -25,8 +25,8 @@ class Trajectory:
     policy_version: int
     """Optimizer steps that the policy which drew the tokens had taken."""
     text: str = ""
-    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Unweighted score of every reward function."""
+    rewards: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    """Unweighted score of every reward function, ``None`` of those that do not apply."""
     reward: float = 0.0
     advantage: float = 0.0
     """Advantage of all tokens, or the mean of :attr:`token_advantages` where they differ."""
@@ -67,6 +67,8 @@ class Group:
     prompt_ids: Int[np.ndarray, " P"]
     prompt: str
     trajectories: Sequence[Trajectory]
+    prompt_key: int | str | None = None
+    """What tells the prompt from others over the whole run, if the data says."""
 
     @property
     def is_dead(self) -> bool:

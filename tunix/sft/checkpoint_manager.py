@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from flax import nnx
 
-from tunix.sft import checkpoint_integrity as integrity
 from tunix.models.transformer import adapter as adapter_lib
+from tunix.sft import checkpoint_integrity as integrity
 from tunix.sft import checkpoint_storage as storage
 from tunix.utils import tree as tree_lib
 

@@ -49,7 +49,8 @@ class SplitModel:
     """Where in the graph each name lives."""
     frozen: Arrays
     """Parameters that are not trained: the base model of a LoRA run, quantised or not, and
-    adapters that are parked. Never donated, so other holders of these arrays (a reference model, a sampler) keep them."""
+    adapters that are parked. Never donated, so other holders of these arrays (a reference
+    model, a sampler) keep them."""
     owners: dict[str, nnx.Variable]
     """The model's own variables, by name."""
 

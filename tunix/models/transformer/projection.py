@@ -6,9 +6,11 @@ a bias, and ``lora_a``, ``lora_b`` (``lora_magnitude`` with DoRA) once adapted.
 A quantised matrix is ``w.codes``, ``w.scales`` and so on.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -34,11 +36,12 @@ class Home(NamedTuple):
     @classmethod
     def of(cls, w: Array) -> "Home | None":
         """Return the home of a matrix; ``None`` on a single device or where ``w`` is traced."""
-        if isinstance(w, jax.core.Tracer) or not isinstance(w.sharding, NamedSharding):
+        sharding = None if isinstance(w, jax.core.Tracer) else w.sharding
+        if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
             return None
-        spec = tuple(w.sharding.spec)
+        spec = tuple(sharding.spec)
         *stack, rows, columns = spec + (None,) * (w.ndim - len(spec))
-        return cls(w.sharding.mesh, tuple(stack), rows, columns)
+        return cls(sharding.mesh, tuple(stack), rows, columns)
 
     def place(self, array: Array, *axes: Any) -> Array:
         """Return ``array`` on the mesh, its axes behind the stack as given."""
@@ -81,7 +84,7 @@ class QuantizedWeight(nnx.Module):
 class ParkedAdapter(nnx.Module):
     """An adapter that is not in use: neither computed with nor trained."""
 
-    def __init__(self, settings: adapter_lib.AdapterSettings, arrays: dict[str, nnx.Variable]):
+    def __init__(self, settings: adapter_lib.AdapterSettings, arrays: Mapping[str, nnx.Variable]):
         self.settings = settings
         self.arrays = nnx.Dict(
             {name: _retyped(variable, adapter_lib.Frozen) for name, variable in arrays.items()}

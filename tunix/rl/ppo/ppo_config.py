@@ -1,0 +1,73 @@
+"""Settings of proximal policy optimisation (PPO)."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from tunix.rl import aggregation, algorithm_config, kl, losses, token_advantages
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOConfig(algorithm_config.AlgorithmConfig):
+    """Settings of proximal policy optimisation (arXiv:1707.06347) with a critic."""
+
+    advantage_estimator: str | token_advantages.TokenAdvantageFn = "gae"
+    """A name in ``TOKEN_ADVANTAGE_ESTIMATORS`` or a function like those."""
+
+    policy_loss_fn: str | losses.PolicyLossFn = "ppo"
+    """A name in ``POLICY_LOSSES`` or a function like ``losses.clipped_surrogate``."""
+
+    loss_agg_mode: str | aggregation.Aggregation = "token-mean"
+    """A name in ``AGGREGATIONS`` or a function like those: what every token weighs."""
+
+    gamma: float = 1.0
+    """Discount of the reward per token."""
+
+    gae_lambda: float = 0.95
+    """Between 0, which trusts the critic's next value, and 1, which trusts the rewards alone."""
+
+    epsilon_low: float | None = None
+    """How far the importance ratio may fall below 1; ``None`` means as far as ``epsilon``."""
+
+    clip_range_value: float | None = 0.2
+    """How far a value may move from that at the rollout before it stops learning; ``None``
+    does not clip."""
+
+    kl_method: str | kl.KLEstimator = "low_var_kl"
+    """How the KL that every token pays for is estimated: a name in ``KL_ESTIMATORS`` or a
+    function like those. Only ``k1`` makes it the gradient of the KL in expectation."""
+
+    whiten_advantages: bool = True
+    """Whether advantages get mean 0 and deviation 1 over all tokens of a rollout."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        for name in ("gamma", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                yield f"{name} must lie in [0, 1], got {getattr(self, name)}"
+        if self.epsilon_low is not None and not 0.0 < self.epsilon_low <= 1.0:
+            yield f"epsilon_low must lie in (0, 1], got {self.epsilon_low}"
+        if self.clip_range_value is not None and not self.clip_range_value > 0.0:
+            yield f"clip_range_value must be positive or None, got {self.clip_range_value}"
+        yield from algorithm_config.choice_problems("kl_method", self.kl_method, "kl_estimator")
+
+    def _estimator_problems(self) -> Iterator[str]:
+        yield from algorithm_config.choice_problems(
+            "advantage_estimator", self.advantage_estimator, "token_advantage_estimator"
+        )
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """How far the ratio may fall below and rise above 1."""
+        low, high = super().clip_range
+        return (low if self.epsilon_low is None else self.epsilon_low), high
+
+    @property
+    def token_advantage_fn(self) -> token_advantages.TokenAdvantageFn:
+        """The advantage estimator as a function of tokens."""
+        return algorithm_config.resolve("token_advantage_estimator", self.advantage_estimator)
+
+    @property
+    def kl_fn(self) -> kl.KLEstimator:
+        """The KL estimator as a function."""
+        return algorithm_config.resolve("kl_estimator", self.kl_method)

@@ -1,0 +1,118 @@
+"""Proximal policy optimisation: a critic says what each token was worth."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from tunix.rl import (
+    advantages,
+    common,
+    credit,
+    critic,
+    policy_objective,
+    rewards,
+    rl_cluster,
+    rl_learner,
+    token_advantages,
+    trajectory,
+)
+from tunix.rl.grpo import grpo_learner
+from tunix.rl.ppo import ppo_config
+from tunix.sft import loss_output, step_handle
+from tunix.utils import config as config_lib
+
+PPOConfig = ppo_config.PPOConfig
+RewardFn = rewards.RewardFn
+MetricFn = rl_learner.MetricFn
+TrainingInputT = rl_learner.TrainingInputT
+
+
+class PPOLearner(rl_learner.RLLearner[ppo_config.PPOConfig]):
+    """Trains actor and critic of a cluster with PPO (Schulman et al., 2017, arXiv:1707.06347).
+
+    The reward of a completion comes at its last token; every token pays ``beta`` times its KL
+    to the reference. Advantages are generalised estimates over these rewards and the critic's
+    values at the rollout; mini-batches and epochs (``num_iterations``) then train both models.
+
+    Args:
+        rl_cluster: Samples and trains; has a critic.
+        ppo_config: The algorithm's settings.
+        reward_fns: One function or several; see :mod:`tunix.rl.rewards`.
+        metric_fns: Further metrics of every rollout.
+
+    Raises:
+        ConfigError: If there is no critic, or ``beta`` is not 0 and there is no reference.
+    """
+
+    def __init__(
+        self,
+        rl_cluster: rl_cluster.RLCluster,
+        ppo_config: ppo_config.PPOConfig,
+        reward_fns: RewardFn | Sequence[RewardFn],
+        metric_fns: Sequence[MetricFn] | None = None,
+    ):
+        problems = []
+        if not rl_cluster.has_critic:
+            problems.append(
+                "there is no critic: give the cluster critic=create_critic_model(actor)"
+            )
+        if ppo_config.beta != 0.0 and not rl_cluster.has_reference:
+            problems.append(grpo_learner.no_reference(ppo_config.beta))
+        if problems:
+            raise config_lib.ConfigError("PPOLearner", problems)
+        super().__init__(rl_cluster, ppo_config, reward_fns, metric_fns)
+        rl_cluster.critic_trainer.with_loss_fn(
+            functools.partial(critic.value_objective, clip_range=ppo_config.clip_range_value)
+        )
+
+    @property
+    def advantage_fn(self) -> advantages.AdvantageFn:
+        """What completions are compared with before tokens are: nothing."""
+        return advantages.unchanged
+
+    def loss_fn(self, model: nnx.Module, batch: common.PolicyBatch) -> loss_output.LossOutput:
+        """Return the actor's loss of one micro-batch."""
+        return policy_objective.policy_objective(model, batch, config=self.algo_config)
+
+    def assign_credit(self, groups: list[trajectory.Group]) -> list[trajectory.Group]:
+        """Return the groups with values, returns and the advantage of every token."""
+        config, width = self.algo_config, self.max_completion_length
+        with self.rl_cluster.perf.span("values"):
+            values = self.per_token(groups, self.rl_cluster.get_values)
+        mask = credit.sampled_mask(groups, width)
+        scores = np.asarray([m.reward for m in credit.members_of(groups)], np.float32)
+        token_rewards = token_advantages.token_rewards(scores, self._penalties(groups), mask)
+        found, returns = config.token_advantage_fn(
+            token_rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
+        )
+        groups = credit.with_values(groups, values, np.asarray(returns))
+        groups = credit.with_token_advantages(groups, np.asarray(found))
+        if not config.whiten_advantages:
+            return groups
+        return credit.whitened(groups, width, mask_truncated=config.mask_truncated)
+
+    def update(self, micro_batches: Sequence[common.PolicyBatch]) -> list[step_handle.StepHandle]:
+        """Take one optimizer step of the critic and one of the actor."""
+        learned = self.rl_cluster.update_critic(micro_batches)
+        named = {f"critic/{name}": value for name, value in learned.metrics.items()}
+        return [
+            dataclasses.replace(learned, metrics=named),
+            self.rl_cluster.update_actor(micro_batches),
+        ]
+
+    def _penalties(self, groups: list[trajectory.Group]) -> Float[np.ndarray, "S C"]:
+        """Return what every token pays for its distance to the reference."""
+        beta = self.algo_config.beta
+        if beta == 0.0:
+            return np.zeros((len(credit.members_of(groups)), self.max_completion_length), np.float32)
+        with self.rl_cluster.perf.span("reference"):
+            ref_logps = self.per_token(groups, self.rl_cluster.get_ref_per_token_logps)
+        return beta * self.logged_kl(groups, ref_logps, self.algo_config.kl_fn)
+
+
+PpoConfig = PPOConfig
+PpoLearner = PPOLearner
