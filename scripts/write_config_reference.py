@@ -1,4 +1,4 @@
-"""Print docs/reference/config.md: every key of ``tunix sft`` and ``tunix grpo``.
+"""Print docs/reference/config.md: every key of ``tunix sft``, ``dpo`` and ``grpo``.
 
 The dataclasses are the schema, so they are the reference, too; a test compares
 the file with what this prints.
@@ -11,8 +11,13 @@ import itertools
 import textwrap
 import typing
 
-from tunix.cli import grpo_schema, sft_schema
+from tunix.cli import dpo_schema, grpo_schema, sft_schema
 
+COMMANDS = {
+    "sft": sft_schema.SftRun,
+    "dpo": dpo_schema.DpoRun,
+    "grpo": grpo_schema.GrpoRun,
+}
 HEADER = """# Keys of a run
 
 Written by `python scripts/write_config_reference.py`; do not edit.
@@ -79,7 +84,7 @@ def rows(cls: type, prefix: str = "") -> list[str]:
 def page() -> str:
     """Return the whole page."""
     parts = [HEADER]
-    for command, cls in (("sft", sft_schema.SftRun), ("grpo", grpo_schema.GrpoRun)):
+    for command, cls in COMMANDS.items():
         parts += [f"## `tunix {command}`\n", "| key | default | meaning |", "|---|---|---|"]
         parts += [*rows(cls), ""]
     return "\n".join(parts)

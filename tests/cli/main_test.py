@@ -21,7 +21,7 @@ def test_the_help_lists_every_command(capsys):
     assert all(f"\n  {name}" in shown for name in main.COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["sft", "grpo", "generate", "export"])
+@pytest.mark.parametrize("command", ["sft", "dpo", "grpo", "generate", "export"])
 def test_every_command_has_help_of_its_own(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main.main([command, "--help"])

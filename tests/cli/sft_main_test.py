@@ -117,7 +117,7 @@ def test_all_mistakes_in_the_settings_come_in_one_message(job):
     assert sorted(caught.value.problems) == [
         "batch_size must be a whole number, got 'two'",
         "data_source: known key of google-tunix, not supported here: "
-        "data is read from a JSON lines file: data_path",
+        "data_path says where data is read from: a file, a pattern, hub:OWNER/NAME",
         "optimizer_config: b1 must lie in [0, 1), got 2.0",
         "training_config.checkpoint_root_directory: known key of google-tunix, not supported "
         "here: everything a run writes goes below run_dir; remove it",
@@ -159,3 +159,50 @@ def test_an_unwritable_run_directory_says_what_to_do(job, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     text = message_of(capsys, str(tmp_path / "base.yaml"), f"run_dir={tmp_path}/file/run")
     assert "choose another one" in text or "Not a directory" in text
+
+
+def test_a_mixture_with_every_extra_of_the_objective_and_the_loop(job, tmp_path):
+    (tmp_path / "more.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 6)
+    paths = f"data_path=[{tmp_path}/chat.jsonl,{tmp_path}/more.jsonl]"
+    extras = [
+        paths,
+        "data_config.mixture={weights: [1, 2]}",
+        "loss_config={label_smoothing: 0.1, z_loss: 0.001, neftune_alpha: 5}",
+        "training_config.ema_decay=0.5",
+        "training_config.early_stopping={patience: 1, mode: max}",
+        "training_config.keep_best={metric: nll}",
+        "training_config.checkpointing_options.save_interval_steps=2",
+    ]
+    summary = json.loads((job(*extras) / "summary.json").read_text())
+    assert summary["steps"] == 4, "the loss falls, so that its maximum is the first"
+    assert summary["best_step"] == 4, "and its minimum the last"
+    losses = [summary[name]["loss"] for name in ("eval_before", "eval_of_average", "eval_after")]
+    assert losses == sorted(losses, reverse=True)
+    assert summary["eval_after"]["loss"] > summary["eval_after"]["nll"]
+
+
+def test_data_can_be_streamed(job, tmp_path):
+    directory = job(
+        "train_fraction=1.0",
+        f"eval_data_path={tmp_path}/chat.jsonl",
+        "data_config={streaming_window: 3, packing: true}",
+        "training_config.max_steps=3",
+        "num_train_epochs=100",
+    )
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["eval_after"]["loss"] < summary["eval_before"]["loss"]
+
+
+def test_settings_that_contradict_each_other_are_named(job):
+    with pytest.raises(config.ConfigError) as caught:
+        job(
+            "train_fraction=1.0",
+            "data_config={mixture: {weights: [1, 2]}, streaming_window: 8}",
+            "training_config.early_stopping={patience: 3}",
+        )
+    assert caught.value.problems == (
+        "training_config.early_stopping goes by evaluations: set eval_data_path",
+        "data_config.mixture has 2 weights for 1 entries of data_path; give one for each",
+        "a stream does not know its length: set training_config.max_steps",
+        "data_config.mixture cannot be streamed; remove it or streaming_window",
+    )

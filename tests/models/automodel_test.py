@@ -1,6 +1,7 @@
 """AutoModel loads whatever it is given, or says in one message why not."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from flax import nnx
 
 from tests.models import gguf_writer, hf_llama
-from tunix.models import automodel, families, naming, sources
+from tunix.models import automodel, families, naming, sources, weight_table
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
 from tunix.models.transformer import sharding
@@ -113,6 +114,16 @@ def test_without_config_file_and_known_name_the_error_says_what_to_add(folder):
     (folder / "config.json").unlink()
     with pytest.raises(sources.SourceError, match=r"has no config\.json.*model_path"):
         AutoModel.from_pretrained(str(folder))
+
+
+def test_files_of_another_family_than_the_config_says_are_listed(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "qwen2"}))
+    with pytest.raises(weight_table.WeightsError) as error:
+        AutoModel.from_pretrained(str(folder))
+    for part in "qkv":
+        expected = f"no checkpoint tensor model.layers.{{i}}.self_attn.{part}_proj.bias"
+        assert any(problem.startswith(expected) for problem in error.value.problems)
 
 
 def test_a_missing_directory_is_one_clear_error():

@@ -55,3 +55,10 @@ def test_bfloat16_input_is_normalised_in_float32():
     y = norm.rms_norm(x, jnp.ones(4), eps=0.0)
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y[0], np.arange(1, 5) / np.sqrt(7.5), rtol=1e-6)
+
+
+def test_layer_norm_by_hand():
+    x = jnp.array([[1.0, 3.0], [5.0, 5.0]])
+    out = norm.layer_norm(x, jnp.array([2.0, 1.0]), jnp.array([0.5, -1.0]), eps=3.0)
+    # Row one: mean 2, variance 1, so -1 and 1 over sqrt(1 + 3); row two: no variance at all.
+    np.testing.assert_allclose(out, [[-0.5, -0.5], [0.5, -1.0]], rtol=1e-6)

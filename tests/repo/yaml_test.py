@@ -3,9 +3,14 @@
 import pytest
 
 from tests.repo import source
-from tunix.cli import config, grpo_schema, reference_keys, schema, sft_schema, structure
+from tunix.cli import config, dpo_schema, grpo_schema, reference_keys, schema, sft_schema, structure
 
-SCHEMAS = {"sft": sft_schema.SftRun, "quickstart": grpo_schema.GrpoRun, "grpo": grpo_schema.GrpoRun}
+SCHEMAS = {
+    "sft": sft_schema.SftRun,
+    "dpo": dpo_schema.DpoRun,
+    "quickstart": grpo_schema.GrpoRun,
+    "grpo": grpo_schema.GrpoRun,
+}
 EXAMPLES = sorted((source.ROOT / "examples").rglob("*.yaml"))
 
 
@@ -20,9 +25,10 @@ def test_an_example_fits_the_schema(path):
     assert run.run_dir is None, "an example leaves the choice of the directory to its user"
 
 
-def test_there_are_examples_of_both_commands():
+def test_there_are_examples_of_every_command():
     assert {SCHEMAS[path.parent.name] for path in EXAMPLES} == {
         sft_schema.SftRun,
+        dpo_schema.DpoRun,
         grpo_schema.GrpoRun,
     }
 
@@ -46,7 +52,7 @@ def test_the_base_config_states_the_defaults(run_class, more):
 
 def test_no_note_hides_a_key_that_is_live():
     """A key with a note is one that no schema knows."""
-    for run_class in (sft_schema.SftRun, grpo_schema.GrpoRun):
+    for run_class in (sft_schema.SftRun, dpo_schema.DpoRun, grpo_schema.GrpoRun):
         minimal = {"model_config": {"model_id": "x"}}
         for key in reference_keys.NOTES:
             raw = dict(minimal)

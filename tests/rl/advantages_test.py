@@ -57,3 +57,72 @@ def test_numpy_and_jax_agree():
         np.testing.assert_allclose(
             estimator(rewards), estimator(jnp.asarray(rewards)), rtol=1e-5, atol=1e-6
         )
+
+
+def test_a_long_completion_weighs_more_in_the_baseline():
+    # Baseline (1 * 3 + 3 * 1) / 4 = 1.5, where the plain mean is 2.
+    result = advantages.length_weighted(np.array([[3.0, 1.0]]), lengths=np.array([[1.0, 3.0]]))
+    np.testing.assert_allclose(result, [[1.5, -0.5]])
+
+
+def test_the_length_weighted_baseline_has_the_least_variance():
+    # If squared gradient norms are the lengths, the variance is the mean of l * (r - b)^2.
+    rewards, lengths = np.array([[3.0, 1.0, 0.0]]), np.array([[1.0, 4.0, 2.0]])
+    baseline = (rewards - advantages.length_weighted(rewards, lengths=lengths))[0, 0]
+    grid = np.linspace(-1.0, 4.0, 5001)
+    variance = [(lengths * (rewards - b) ** 2).mean() for b in grid]
+    np.testing.assert_allclose(baseline, grid[np.argmin(variance)], atol=1e-3)
+
+
+def test_batch_whitening_compares_with_the_whole_batch():
+    # Mean 2, population deviation sqrt((4 + 1 + 0 + 9) / 4).
+    rewards = np.array([[0.0], [1.0], [2.0], [5.0]])
+    expected = (rewards - 2.0) / np.sqrt(14 / 4)
+    np.testing.assert_allclose(advantages.batch_whitened(rewards), expected, rtol=1e-6)
+
+
+def test_the_group_baseline_is_whitened_over_the_batch():
+    # Centred: -1 1 -2 2, whose mean square is 2.5. A dead group stays dead.
+    rewards = np.array([[0.0, 2.0], [3.0, 7.0]])
+    expected = np.array([[-1.0, 1.0], [-2.0, 2.0]]) / np.sqrt(2.5)
+    result = advantages.group_centered_batch_whitened(rewards)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+    with_dead = advantages.group_centered_batch_whitened(np.array([[0.1, 0.1], [0.0, 1.0]]))
+    np.testing.assert_array_equal(with_dead[0], [0.0, 0.0])
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6])
+def test_a_batch_of_equal_rewards_is_exactly_zero(value):
+    rewards = np.full((3, 3), value)
+    assert np.all(advantages.batch_whitened(rewards) == 0.0)
+    assert np.all(advantages.group_centered_batch_whitened(rewards) == 0.0)
+    assert np.all(advantages.length_weighted(rewards, lengths=rewards) == 0.0)
+
+
+def test_leave_one_out_needs_others():
+    with pytest.raises(ValueError, match="at least 2 completions"):
+        advantages.leave_one_out(np.array([[1.0]]))
+
+
+def test_leave_one_out_is_the_centred_reward_scaled():
+    # r - mean of others = G / (G - 1) * (r - mean of all).
+    rewards = np.random.default_rng(0).normal(size=(3, 5))
+    np.testing.assert_allclose(
+        advantages.leave_one_out(rewards), 5 / 4 * advantages.group_centered(rewards), rtol=1e-12
+    )
+
+
+def test_an_estimator_gets_the_lengths_if_it_names_them():
+    rewards, lengths = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])
+    found = advantages.estimate(lambda r, *, lengths: r * lengths, rewards, lengths=lengths)
+    np.testing.assert_array_equal(found, [[3.0, 8.0]])
+    found = advantages.estimate(lambda r: r, rewards, lengths=lengths)
+    np.testing.assert_array_equal(found, rewards)
+
+
+@pytest.mark.parametrize("name", advantages.ADVANTAGE_ESTIMATORS)
+def test_every_estimator_pushes_up_what_was_better(name):
+    rewards, lengths = np.array([[0.0, 1.0], [0.2, 0.4]]), np.full((2, 2), 3.0)
+    fn = advantages.ADVANTAGE_ESTIMATORS[name]
+    found = advantages.estimate(fn, rewards, lengths=lengths)
+    assert np.all(found[:, 1] > found[:, 0])

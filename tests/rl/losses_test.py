@@ -12,7 +12,9 @@ def surrogate(ratio, advantage, mask=None, **clip):
     """Loss per token of one sequence, given its importance ratios."""
     log_ratio = jnp.log(jnp.asarray([ratio]))
     mask = jnp.ones(log_ratio.shape, bool) if mask is None else jnp.asarray([mask])
-    return losses.clipped_surrogate(log_ratio, jnp.full(log_ratio.shape, advantage), mask, **{**CLIP, **clip})
+    return losses.clipped_surrogate(
+        log_ratio, jnp.full(log_ratio.shape, advantage), mask, **{**CLIP, **clip}
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,165 @@ def test_all_tokens_of_a_sequence_are_clipped_together():
         return losses.clipped_surrogate(log_ratio, jnp.ones((1, 2)), mask, **CLIP)[0].sum()
 
     np.testing.assert_array_equal(jax.grad(loss)(jnp.array([[0.9, 0.0]])), [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        pytest.param(10.0, -1.0, 3.0, id="the loss of a bad token made likely is bounded"),
+        pytest.param(2.0, -1.0, 2.0, id="below the bound nothing changes"),
+        pytest.param(0.5, -1.0, 0.8, id="the lower clip stays"),
+        pytest.param(10.0, 1.0, -1.2, id="a good token is clipped as ever"),
+    ],
+)
+def test_dual_clip_of_one_token(ratio, advantage, expected):
+    per_token, _ = surrogate([ratio], advantage, clip_dual=3.0)
+    np.testing.assert_allclose(per_token, [[expected]], rtol=1e-5)
+
+
+def test_a_token_beyond_the_dual_clip_has_no_gradient():
+    def loss(ratio, **clip):
+        return surrogate(ratio, -1.0, **clip)[0].sum()
+
+    assert jax.grad(loss)(jnp.array([10.0]))[0] == 1.0
+    assert jax.grad(lambda r: loss(r, clip_dual=3.0))(jnp.array([10.0]))[0] == 0.0
+    _, metrics = surrogate([10.0, 1.0], -1.0, clip_dual=3.0)
+    np.testing.assert_allclose(metrics["clip_fraction_dual"], (1.0, 2.0))
+
+
+def test_clip_fractions_tell_the_sides_apart():
+    log_ratio = jnp.log(jnp.array([[1.5, 1.5, 0.5, 0.5]]))
+    advantages = jnp.array([[1.0, -1.0, 1.0, -1.0]])
+    mask = jnp.ones((1, 4), bool)
+    _, metrics = losses.clipped_surrogate(log_ratio, advantages, mask, **CLIP)
+    np.testing.assert_allclose(metrics["clip_fraction"], (2.0, 4.0))
+    np.testing.assert_allclose(metrics["clip_fraction_high"], (1.0, 4.0))
+    np.testing.assert_allclose(metrics["clip_fraction_low"], (1.0, 4.0))
+
+
+def written_out_surrogate(ratio, advantage, low, high, dual):
+    """The loss and its derivative by the log-ratio, as TRL and verl write them, in NumPy."""
+    first, second = -advantage * ratio, -advantage * np.clip(ratio, 1 - low, 1 + high)
+    loss = np.maximum(first, second)
+    slope = np.where(first >= second, first, 0.0)
+    bounded = (advantage < 0) & (loss > -advantage * dual)
+    return np.where(bounded, -advantage * dual, loss), np.where(bounded, 0.0, slope)
+
+
+def test_values_and_gradients_are_those_of_the_formula_written_out():
+    rng = np.random.default_rng(0)
+    log_ratio = rng.normal(scale=0.8, size=(6, 7)).astype(np.float32)
+    advantages = rng.normal(size=(6, 7)).astype(np.float32)
+    mask = jnp.ones((6, 7), bool)
+
+    def loss(x):
+        options = {"clip_low": 0.2, "clip_high": 0.28, "clip_dual": 2.0}
+        per_token, _ = losses.clipped_surrogate(x, jnp.asarray(advantages), mask, **options)
+        return per_token.sum(), per_token
+
+    (_, values), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(log_ratio))
+    ratio = np.exp(log_ratio.astype(np.float64))
+    expected, slope = written_out_surrogate(ratio, advantages, 0.2, 0.28, 2.0)
+    np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-6)
+
+
+def test_cispo_weighs_the_gradient_of_the_log_probability():
+    # d/dlogp of -sg[clip(r)] * A * logp is -clip(r) * A: no token is without gradient.
+    ratio, advantages = np.array([[5.0, 1.1, 0.1]]), jnp.array([[1.0, -2.0, 3.0]])
+    mask = jnp.ones((1, 3), bool)
+
+    def loss(x):
+        return losses.clipped_importance(x, advantages, mask, clip_low=1.0, clip_high=1.0)[0].sum()
+
+    value, gradient = jax.value_and_grad(loss)(jnp.log(jnp.asarray(ratio, jnp.float32)))
+    np.testing.assert_allclose(gradient, [[-2.0, 2.2, -0.3]], rtol=1e-6)
+    np.testing.assert_allclose(value, -2.0 + 2.2 - 0.3, rtol=1e-5)
+
+
+def test_cispo_can_bound_the_weight_from_below():
+    _, metrics = losses.clipped_importance(
+        jnp.log(jnp.array([[0.1, 1.0]])), jnp.ones((1, 2)), jnp.ones((1, 2), bool), **CLIP
+    )
+    np.testing.assert_allclose(metrics["clip_fraction_low"], (1.0, 2.0))
+
+
+def test_gspo_and_its_token_form_agree_where_a_sequence_has_one_advantage():
+    rng = np.random.default_rng(3)
+    logps = jnp.asarray(rng.normal(size=(3, 5)), jnp.float32)
+    mask = jnp.arange(5) < jnp.array([[5], [2], [3]])
+    advantages = jnp.broadcast_to(jnp.array([[1.0], [-0.5], [2.0]]), (3, 5))
+
+    def gradient(name, advantages):
+        def loss(logps):
+            log_ratio = losses.IMPORTANCE_RATIOS[name](logps, jnp.zeros((3, 5)), mask)
+            per_token, _ = losses.clipped_surrogate(
+                log_ratio, advantages, mask, clip_low=0.4, clip_high=0.4
+            )
+            return aggregation.sequence_mean_token_mean(per_token, mask, max_length=5)[0]
+
+        return jax.grad(loss)(logps)
+
+    np.testing.assert_allclose(
+        gradient("gspo", advantages), gradient("gspo-token", advantages), rtol=1e-5, atol=1e-7
+    )
+    # Where tokens differ, only the token form pushes each by its own.
+    uneven = advantages.at[1, 0].set(3.0)
+    assert np.abs(gradient("gspo", uneven) - gradient("gspo-token", uneven)).max() > 1e-2
+
+
+def test_gspo_is_the_formula_written_out():
+    # s = exp(mean log-ratio): lengths 2 and 1; d s / d logp_t = s / length.
+    logps, mask = jnp.array([[0.3, -0.1], [0.2, 9.0]]), jnp.array([[True, True], [True, False]])
+
+    def loss(logps):
+        log_ratio = losses.sequence_mean_log_ratio(logps, jnp.zeros((2, 2)), mask)
+        per_token, _ = losses.clipped_surrogate(
+            log_ratio, jnp.ones((2, 2)), mask, clip_low=0.5, clip_high=0.5
+        )
+        return aggregation.sequence_mean_token_mean(per_token, mask, max_length=2)[0]
+
+    value, gradient = jax.value_and_grad(loss)(logps)
+    first, second = np.exp(0.1), np.exp(0.2)
+    np.testing.assert_allclose(value, -first - second, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-first / 2, -first / 2], [-second, 0.0]], rtol=1e-6)
+
+
+def value_loss(value, old, returns, clip_range):
+    shape = (1, 1)
+    return losses.clipped_value(
+        jnp.full(shape, value),
+        jnp.full(shape, old),
+        jnp.full(shape, returns),
+        jnp.ones(shape, bool),
+        clip_range=clip_range,
+    )[0][0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "clip_range", "expected", "slope"),
+    [
+        pytest.param(0.1, 0.2, 0.5 * 0.9**2, -0.9, id="within the clip: half the square"),
+        pytest.param(0.5, 0.2, 0.5 * 0.8**2, 0.0, id="moved towards the return: no gradient"),
+        pytest.param(-0.5, 0.2, 0.5 * 1.5**2, -1.5, id="moved away: not clipped"),
+        pytest.param(0.5, None, 0.5 * 0.5**2, -0.5, id="no clip"),
+    ],
+)
+def test_value_loss_of_one_token(value, clip_range, expected, slope):
+    found, gradient = jax.value_and_grad(value_loss)(value, 0.0, 1.0, clip_range)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-6)
+
+
+def test_padding_of_the_value_loss_may_be_nan():
+    mask = jnp.array([[True, False]])
+    bad = jnp.array([[0.5, jnp.nan]])
+
+    def loss(values):
+        per_token, metrics = losses.clipped_value(values, bad, bad, mask, clip_range=0.2)
+        return per_token.sum(), metrics
+
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(bad)
+    assert value == 0.0
+    np.testing.assert_array_equal(gradient, [[0.0, 0.0]])
+    np.testing.assert_allclose(metrics["return_mean"], (0.5, 1.0))

@@ -15,7 +15,7 @@ import pytest
 
 from tests.rl import helpers
 from tunix.data import prompts as prompt_data
-from tunix.rl import rewards
+from tunix.rl import alarms, rewards
 from tunix.sft import interrupt, metrics_logger
 from tunix.utils import json_lines
 
@@ -198,3 +198,22 @@ def test_training_outside_the_main_thread_works(tmp_path):
     thread.start()
     thread.join()
     assert not errors
+
+
+def test_alarms_are_in_the_run_directory_and_survive_a_resume(tmp_path):
+    def worthless(completions):
+        return [0.0] * len(completions)
+
+    for steps in (3, 5):
+        cluster = helpers.make_cluster(
+            max_steps=steps, alarms=alarms.AlarmConfig(window=2), **run_settings(tmp_path)
+        )
+        helpers.make_learner(cluster, worthless, log_token_ratio=True).train(prompt_batches())
+        cluster.close()
+    rows = json_lines.read(tmp_path / "alarms.jsonl")
+    assert [(row["step"], row["alarm"]) for row in rows if row["alarm"] == "dead_groups"] == [
+        (2, "dead_groups")
+    ]
+    # Without a signal nothing moves: the policy says what it said when it sampled.
+    ratios = [row["log_ratio"] for row in completions(tmp_path)]
+    assert len(ratios) == 5 * 3 * 4 and max(map(abs, ratios)) < 1e-5

@@ -90,13 +90,13 @@ def test_hostile_text_is_wrong_at_once_and_never_executed(text):
     ("solution", "answer"),
     [
         (r"so \boxed{3} no, \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\fbox{4}", None),
+        (r"\fbox{4}", "4"),
         (r"\boxed{unclosed", None),
         (r"\boxed 5", "5"),
     ],
 )
 def test_the_last_box_counts(solution, answer):
-    assert math_utils.extract_answer(solution) == (answer or ("4" if "fbox" in solution else None))
+    assert math_utils.extract_answer(solution) == answer
 
 
 def test_the_final_answer_is_found_where_solutions_put_it():

@@ -1,6 +1,7 @@
 """``tunix export``: write what a run has trained in the format of transformers."""
 
 import argparse
+import logging
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parser(argv[0]).parse_args(argv[1:])
     # Nothing here is worth an accelerator, and a model may be larger than one.
     jax.config.update("jax_platforms", "cpu")
+    # Orbax warns that what was opened to be read cannot be written.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     checkpoint = trained_model.find(pathlib.Path(options.run), options.step, options.model)
     require_format(options.format, checkpoint)
     model, base = trained_model.load(checkpoint)
@@ -111,7 +114,7 @@ def _training(checkpoint: trained_model.Checkpoint) -> str:
 def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, form: str) -> None:
     _OUT.print(f"checkpoint step {checkpoint.step} of {checkpoint.run}", markup=False)
     for path in sorted(target.iterdir()):
-        _OUT.print(f"  {path.name:36}{path.stat().st_size / 1e6:12.3f} MB", markup=False)
+        _OUT.print(f"  {path.name:36}{_size(path.stat().st_size):>12}", markup=False)
     lines = [
         "  from transformers import AutoModelForCausalLM, AutoTokenizer",
         f'  model = AutoModelForCausalLM.from_pretrained("{target}")',
@@ -123,6 +126,10 @@ def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, f
             f'  model = PeftModel.from_pretrained(base, "{target}")',
         ]
     _OUT.print(f"written to {target}; load it with", *lines, sep="\n", markup=False)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:,.1f} kB"
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

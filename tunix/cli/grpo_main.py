@@ -120,6 +120,7 @@ def training_config(
         checkpointing_options=checkpointing,
         metrics_logging_options=build.metrics_options(options.metrics_logging_options, directory),
         data_sharding_axis=options.data_sharding_axis,
+        alarms=options.alarms,
         pbar_description="grpo",
     )
 

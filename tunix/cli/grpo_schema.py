@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from tunix.cli import optimizers, schema
+from tunix.rl import alarms as alarms_lib
 from tunix.rl import tasks
 from tunix.rl.grpo import grpo_config as grpo_config_lib
 from tunix.utils import config as config_lib
@@ -26,6 +27,11 @@ class RLTrainingOptions(schema.LoopOptions):
 
     rollout_micro_batch_size: int = 32
     """Completions decoded at the same time."""
+
+    alarms: alarms_lib.AlarmConfig | None = dataclasses.field(
+        default_factory=alarms_lib.AlarmConfig
+    )
+    """When to warn on the console and in ``alarms.jsonl``; null never does."""
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""

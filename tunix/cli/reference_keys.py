@@ -10,7 +10,7 @@ _NO_ENGINE_CHOICE = "the built-in engine is the only one; remove it"
 _ONE_MODEL = "one model_config serves every role; write it there"
 _RUN_DIR = "everything a run writes goes below run_dir; remove it"
 _NOT_HERE = "there is nothing of the kind; remove it"
-_DATA = "data is read from a JSON lines file: data_path"
+_DATA = "data_path says where data is read from: a file, a pattern, hub:OWNER/NAME"
 
 _TOP_LEVEL = {
     "actor_model_config": _ONE_MODEL,

@@ -1,14 +1,13 @@
 """``tunix sft``: train a model on examples."""
 
+import operator
 import sys
 from collections.abc import Sequence
 
 import rich.console
 
-from tunix.cli import baseline, build, command, errors, optimizers, sft_schema
-from tunix.data import iterators, report, sft_data, sources
-from tunix.generate import tokenizer_adapter
-from tunix.sft import peft_trainer, profiler, run_directory
+from tunix.cli import baseline, build, command, errors, optimizers, sft_loading, sft_schema
+from tunix.sft import best_checkpoint, ema, neftune, peft_trainer, profiler, run_directory
 
 _OUT = rich.console.Console(highlight=False, soft_wrap=True)
 
@@ -24,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     directory.write_config(request.resolved_yaml)
     model, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
     tokenizer = build.make_tokenizer(run.tokenizer_config, path)
-    train_ds, eval_ds, reports = load_data(run, tokenizer)
+    train_ds, eval_ds, reports = sft_loading.load_data(run, tokenizer)
     total, trained = build.count_parameters(model)
     _OUT.print(
         f"model      {run.model_config.model_id}  ({total:,} parameters, {trained:,} trained)"
@@ -35,9 +34,13 @@ def main(argv: Sequence[str]) -> int:
 
     config = training_config(run, directory)
     batches_per_step = run.training_config.gradient_accumulation_steps
-    total_steps = config.max_steps or -(-len(train_ds) // batches_per_step)
+    total_steps = config.max_steps or -(-operator.length_hint(train_ds) // batches_per_step)
     optimizer = optimizers.make_optimizer(run.optimizer_config, total_steps)
-    trainer = peft_trainer.PeftTrainer(model, optimizer, config)
+    if run.training_config.ema_decay is not None:
+        optimizer = ema.with_ema(optimizer, run.training_config.ema_decay)
+    if run.loss_config.neftune_alpha is not None:
+        neftune.add_noise(model, run.loss_config.neftune_alpha, seed=run.seed)
+    trainer = peft_trainer.PeftTrainer(model, optimizer, config).with_loss_fn(run.loss_config)
     build.report_memory(
         trainer.memory_estimate(run.data.batch_size, run.data.max_target_length), _OUT
     )
@@ -53,6 +56,11 @@ def main(argv: Sequence[str]) -> int:
         if eval_ds is not None:
             after = trainer.evaluate(eval_ds)
         summary = {"steps": trainer.train_steps, "eval_before": before, "eval_after": after}
+        if eval_ds is not None and run.training_config.ema_decay is not None:
+            with ema.averaged(trainer):
+                summary["eval_of_average"] = trainer.evaluate(eval_ds)
+        if run.training_config.keep_best is not None:
+            summary["best_step"] = trainer.checkpoint_manager.best_step()
     finally:
         trainer.close()
     directory.write_summary(summary)
@@ -62,43 +70,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def load_data(
-    run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdapter
-) -> tuple[iterators.Batches, iterators.Batches | None, list[report.DataReport]]:
-    """Return batches to train and to evaluate on, and what became of every row.
-
-    Raises:
-        DataError: lists everything wrong with the files and their rows.
-    """
-    columns = run.data_config.columns or None
-    rows = sources.read_rows(run.data_path, columns=columns)
-    held_out: list[sources.Row] = []
-    held_out_name = f"{run.data_path} (held out)"
-    if run.eval_data_path is not None:
-        held_out = sources.read_rows(run.eval_data_path, columns=columns)
-        held_out_name = run.eval_data_path
-    elif run.train_fraction < 1.0:
-        cut = max(1, round(len(rows) * run.train_fraction))
-        rows, held_out = rows[:cut], rows[cut:]
-    examples, account = sft_data.tokenize_rows(rows, tokenizer, run.data, name=run.data_path)
-    train_ds = sft_data.make_batches(examples, tokenizer, run.data)
-    if not held_out:
-        return train_ds, None, [account]
-    examples, held_out_account = sft_data.tokenize_rows(
-        held_out, tokenizer, run.eval_data, name=held_out_name
-    )
-    eval_ds = sft_data.make_batches(examples, tokenizer, run.eval_data)
-    return train_ds, eval_ds, [account, held_out_account]
-
-
 def training_config(
     run: sft_schema.SftRun, directory: run_directory.RunDirectory
 ) -> peft_trainer.TrainingConfig:
     """Return the trainer's settings."""
     options = run.training_config
     checkpointing = build.checkpointing_options(options.checkpointing_options)
+    best = options.keep_best
+    if checkpointing is not None and best is not None:
+        checkpointing = best_checkpoint.keep_best(
+            checkpointing, num=best.num, metric=best.metric, mode=best.mode
+        )
     return peft_trainer.TrainingConfig(
         eval_every_n_steps=options.eval_every_n_steps,
+        early_stopping=options.early_stopping,
         max_steps=options.max_steps,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         checkpoint_root_directory=None if checkpointing is None else str(directory.checkpoints),

@@ -5,8 +5,22 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from tunix.cli import optimizers, schema
-from tunix.data import sft_data
+from tunix.data import mixing, sft_data
+from tunix.data import translation as translation_lib
+from tunix.sft import early_stopping as early_stopping_lib
+from tunix.sft import losses
 from tunix.utils import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureOptions(config_lib.Config):
+    """``data_config.mixture``: several data sets in given proportions."""
+
+    weights: tuple[float, ...]
+    """The share of each entry of ``data_path``; any positive numbers."""
+
+    stop: mixing.Stop = "first_exhausted"
+    """Whether an epoch lasts until the first data set is through, or until the last one is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,10 +30,16 @@ class SftDataOptions(config_lib.Config):
     format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
     """What a row is; by its columns when ``auto``."""
 
+    translation: translation_lib.TranslationConfig | None = None
+    """How pairs of texts become prompts with completions; unset where rows are no pairs."""
+
+    train_on: Literal["replies", "everything"] = "replies"
+    """Whether prompts are trained, too. `text` always is."""
+
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The library's name of a column -> its name in the data."""
 
-    too_long: Literal["error", "drop", "truncate"] = "error"
+    too_long: Literal["error", "drop", "keep_start", "keep_end"] = "error"
     """What happens to an example longer than ``max_target_length``."""
 
     untrainable: Literal["error", "drop"] = "error"
@@ -36,6 +56,12 @@ class SftDataOptions(config_lib.Config):
 
     last_batch: Literal["drop", "keep"] = "keep"
     """What happens to a short last batch."""
+
+    mixture: MixtureOptions | None = None
+    """Several data sets in given proportions; unset, each of their rows once an epoch."""
+
+    streaming_window: int | None = None
+    """If set, data is read while training, this many examples at a time; needs `max_steps`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,14 +95,70 @@ class SftTrainingOptions(schema.LoopOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class KeepBestOptions(config_lib.Config):
+    """``keep_best``: checkpoints of the best evaluations."""
+
+    num: int = 1
+    """How many are kept beside the latest."""
+
+    metric: str = "loss"
+    """A metric of the evaluation."""
+
+    mode: Literal["min", "max"] = "min"
+    """Whether smaller or larger is better."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield numbers out of range."""
+        yield from super().problems()
+        yield from schema.below_one("num", self.num)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SupervisedLoopOptions(SftTrainingOptions):
+    """``training_config`` of ``tunix sft``."""
+
+    early_stopping: early_stopping_lib.EarlyStoppingConfig | None = None
+    """Ends training when evaluations no longer get better."""
+
+    keep_best: KeepBestOptions | None = None
+    """Keeps the checkpoints of the best evaluations, too."""
+
+    ema_decay: float | None = None
+    """Averages the parameters with this decay, and evaluates the average at the end."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            yield f"ema_decay must lie between 0 and 1, got {self.ema_decay}"
+        if self.keep_best is not None and self.checkpointing_options is None:
+            yield "keep_best keeps checkpoints, and checkpointing_options is null; remove one"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions(losses.NextTokenLoss):
+    """``loss_config``: the objective; see ``tunix.sft.losses``."""
+
+    neftune_alpha: float | None = None
+    """Size of the noise on embeddings while training (arXiv:2310.05914); 5 to 15 is usual."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        if self.neftune_alpha is not None and not self.neftune_alpha > 0:
+            yield f"neftune_alpha must be positive, got {self.neftune_alpha}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SftRun(schema.RunOptions):
     """``tunix sft``: train on examples."""
 
-    data_path: str
-    """JSON lines of conversations, prompts with completions, or text."""
+    data_path: str | tuple[str, ...]
+    """Conversations, prompts with completions, or text: a file (`.jsonl`, `.json`, `.parquet`), a
+    pattern, a directory of `save_to_disk`, `hub:OWNER/NAME@SPLIT`, or a list of these."""
 
-    eval_data_path: str | None = None
-    """JSON lines to evaluate on."""
+    eval_data_path: str | tuple[str, ...] | None = None
+    """The same to evaluate on."""
 
     train_fraction: float = 1.0
     """Without ``eval_data_path``: the rows after this fraction are evaluated on."""
@@ -92,11 +174,15 @@ class SftRun(schema.RunOptions):
 
     data_config: SftDataOptions = dataclasses.field(default_factory=SftDataOptions)
 
+    loss_config: LossOptions = dataclasses.field(default_factory=LossOptions)
+
     optimizer_config: optimizers.OptimizerOptions = dataclasses.field(
         default_factory=optimizers.OptimizerOptions
     )
 
-    training_config: SftTrainingOptions = dataclasses.field(default_factory=SftTrainingOptions)
+    training_config: SupervisedLoopOptions = dataclasses.field(
+        default_factory=SupervisedLoopOptions
+    )
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the data settings."""
@@ -105,10 +191,45 @@ class SftRun(schema.RunOptions):
             yield f"train_fraction must lie in (0, 1], got {self.train_fraction}"
         if self.train_fraction < 1.0 and self.eval_data_path is not None:
             yield "train_fraction and eval_data_path both say what to evaluate on; give one"
+        has_evaluation = self.train_fraction < 1.0 or self.eval_data_path is not None
+        for name in ("early_stopping", "keep_best"):
+            if getattr(self.training_config, name) is not None and not has_evaluation:
+                yield f"training_config.{name} goes by evaluations: set eval_data_path"
+        yield from self._source_problems()
         try:
             _ = self.data
         except config_lib.ConfigError as error:
             yield from error.problems
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Every source to train on."""
+        return (self.data_path,) if isinstance(self.data_path, str) else self.data_path
+
+    @property
+    def eval_data_paths(self) -> tuple[str, ...]:
+        """Every source to evaluate on."""
+        path = self.eval_data_path
+        return (path,) if isinstance(path, str) else path or ()
+
+    def _source_problems(self) -> Iterator[str]:
+        mixture, window = self.data_config.mixture, self.data_config.streaming_window
+        if not self.data_paths:
+            yield "data_path is an empty list; name a file"
+        if mixture is not None and len(mixture.weights) != len(self.data_paths):
+            yield (
+                f"data_config.mixture has {len(mixture.weights)} weights for "
+                f"{len(self.data_paths)} entries of data_path; give one for each"
+            )
+        if window is None:
+            return
+        yield from schema.below_one("data_config.streaming_window", window)
+        if self.training_config.max_steps is None:
+            yield "a stream does not know its length: set training_config.max_steps"
+        if mixture is not None:
+            yield "data_config.mixture cannot be streamed; remove it or streaming_window"
+        if self.train_fraction < 1.0:
+            yield "train_fraction cannot be streamed; set eval_data_path"
 
     @property
     def data(self) -> sft_data.SftDataConfig:
@@ -129,4 +250,5 @@ class SftRun(schema.RunOptions):
 
 
 def _data_fields() -> list[dataclasses.Field]:
-    return [f for f in dataclasses.fields(SftDataOptions) if f.name != "columns"]
+    elsewhere = ("columns", "mixture", "streaming_window")
+    return [f for f in dataclasses.fields(SftDataOptions) if f.name not in elsewhere]

@@ -98,7 +98,8 @@ def load(checkpoint: Checkpoint) -> tuple[decoder.Decoder, pathlib.Path]:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
     manager = checkpoint_manager.CheckpointManager(
-        checkpoint.run / _CHECKPOINTS, ocp.CheckpointManagerOptions(read_only=True)
+        checkpoint.run / _CHECKPOINTS,
+        ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False),
     )
     try:
         arrays, _ = manager.restore_state(checkpoint.step, {_PARAMS: like})

@@ -81,8 +81,8 @@ def tokenize_pair(pair: preference_formats.Pair, tokenizer: tokenize.Tokenizer) 
         ValueError: If the tokenizer cannot render a conversation, an answer has no token that
             counts, or the two answers do not follow the same tokens.
     """
-    prompt, chosen = _tokenize(pair.prompt, pair.chosen, pair.tools, tokenizer)
-    other_prompt, rejected = _tokenize(pair.prompt, pair.rejected, pair.tools, tokenizer)
+    prompt, chosen = tokenize_answer(pair.prompt, pair.chosen, pair.tools, tokenizer)
+    other_prompt, rejected = tokenize_answer(pair.prompt, pair.rejected, pair.tools, tokenizer)
     if not np.array_equal(prompt, other_prompt):
         raise ValueError(
             f"the prompt has {len(prompt)} tokens in front of the chosen and {len(other_prompt)} "
@@ -100,7 +100,7 @@ def tokenize_rating(
     Raises:
         ValueError: If the tokenizer cannot render it, or no token of the answer counts.
     """
-    prompt, answer = _tokenize(rating.prompt, rating.answer, rating.tools, tokenizer)
+    prompt, answer = tokenize_answer(rating.prompt, rating.answer, rating.tools, tokenizer)
     return TokenizedRating(prompt, answer, rating.is_desirable)
 
 
@@ -109,12 +109,17 @@ def is_same(one: Answer, other: Answer) -> bool:
     return np.array_equal(one.tokens, other.tokens) and np.array_equal(one.mask, other.mask)
 
 
-def _tokenize(
+def tokenize_answer(
     prompt: str | preference_formats.Messages,
     answer: str | preference_formats.Messages,
     tools: preference_formats.Tools,
     tokenizer: tokenize.Tokenizer,
 ) -> tuple[Int[np.ndarray, " P"], Answer]:
+    """Return the tokens of a prompt and those of an answer to it.
+
+    Raises:
+        ValueError: If the tokenizer cannot render a conversation, or no token of the answer counts.
+    """
     if isinstance(prompt, str) or isinstance(answer, str):
         example: formats.Example = formats.PromptCompletion(str(prompt), str(answer))
     else:

@@ -105,9 +105,12 @@ def batched_dot_nn(
 
 def _exact(a: Array, b: Array, contract: tuple, *, batch: bool = False) -> Array:
     dims = (contract, ((0,), (0,)) if batch else ((), ()))
+    # An operand of the right type goes in as it is: qwix recognises weights by identity.
+    a = a if a.dtype == jnp.float32 else a.astype(jnp.float32)
+    b = b if b.dtype == jnp.float32 else b.astype(jnp.float32)
     return jax.lax.dot_general(
-        a.astype(jnp.float32),
-        b.astype(jnp.float32),
+        a,
+        b,
         dims,
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,

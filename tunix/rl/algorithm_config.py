@@ -78,6 +78,11 @@ class AlgorithmConfig(config_lib.Config):
     """Whether completions that were cut off are left out of the loss (they still count in
     their group's baseline)."""
 
+    log_token_ratio: bool = False
+    """Whether ``completions.jsonl`` tells how far each step moved the policy on every completion
+    (``log_ratio``: mean log-ratio per token to the policy that sampled it), at the price of a
+    forward pass."""
+
     log_entropy: bool = False
     """Whether to compute and log the policy's entropy, at some cost."""
 

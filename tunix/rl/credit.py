@@ -79,9 +79,7 @@ def charge_tokens(
     return with_token_advantages(groups, np.asarray(token_advantages.returns_to_go(rewards, mask)))
 
 
-def whitened(
-    groups: Sequence[trajectory.Group], width: int, *, mask_truncated: bool
-) -> Groups:
+def whitened(groups: Sequence[trajectory.Group], width: int, *, mask_truncated: bool) -> Groups:
     """Return the groups with advantages of mean 0 and deviation 1 over all trained tokens."""
     mask = trained_mask(groups, width, mask_truncated=mask_truncated)
     values = padded([member.advantage_of_tokens for member in members_of(groups)], width)

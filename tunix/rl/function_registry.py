@@ -42,7 +42,9 @@ class FunctionRegistry:
     DEFAULT_ALLOWED_CATEGORIES = frozenset(_TABLES)
 
     def __init__(self, allowed_categories: Iterable[str] | None = None):
-        chosen = self.DEFAULT_ALLOWED_CATEGORIES if allowed_categories is None else allowed_categories
+        chosen = (
+            self.DEFAULT_ALLOWED_CATEGORIES if allowed_categories is None else allowed_categories
+        )
         self._functions: dict[str, dict[str, Callable[..., Any]]] = {
             category: dict(_TABLES.get(category, {})) for category in sorted(chosen)
         }

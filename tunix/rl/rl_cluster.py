@@ -232,13 +232,18 @@ class RLCluster:
             value, reduce = value if isinstance(value, tuple) else (value, np.mean)
             self._buffered[mode].setdefault(name, ([], reduce))[0].append(value)
 
-    def log_metrics(self, mode: Mode, step: int) -> None:
-        """Log what was collected and forget it."""
+    def log_metrics(self, mode: Mode, step: int) -> dict[str, float]:
+        """Log what was collected, forget it, and return it by name."""
         logger = self.actor_trainer.metrics_logger
         prefix = self.config.training_config.metrics_prefix
-        for name, (values, reduce) in self._buffered[mode].items():
-            logger.log(prefix, name, float(reduce(np.asarray(values))), mode.value, step)
+        logged = {
+            name: float(reduce(np.asarray(values)))
+            for name, (values, reduce) in self._buffered[mode].items()
+        }
+        for name, value in logged.items():
+            logger.log(prefix, name, value, mode.value, step)
         self._buffered[mode] = {}
+        return logged
 
     def set_jit(self, jit: bool) -> None:
         """Compile the updates, or run every operation on its own."""

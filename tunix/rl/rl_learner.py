@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from tunix.rl import advantages as advantages_lib
 from tunix.rl import (
     algorithm_config,
     batching,
@@ -18,6 +19,7 @@ from tunix.rl import (
     dynamic_sampling,
     evaluation,
     experience,
+    log_ratio,
     packing,
     prompt_batch,
     rewards,
@@ -26,7 +28,6 @@ from tunix.rl import (
     rollout_metrics,
     trajectory,
 )
-from tunix.rl import advantages as advantages_lib
 from tunix.rl import kl as kl_lib
 from tunix.sft import loss_output, step_handle
 
@@ -170,6 +171,9 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         collected = self.collect(batch, draw)
         trained = self.assign_credit(list(collected.groups))
         updates = self._update(trained)
+        if self.algo_config.log_token_ratio:
+            logps = self.per_token(trained, self.rl_cluster.get_old_per_token_logps)
+            trained = log_ratio.with_log_ratios(trained, logps)
         groups = [*trained, *collected.discarded]
         with self.rl_cluster.perf.span("sync"):
             self.rl_cluster.sync_weights()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tunix.rl import rl_cluster
+from tunix.rl import alarms, rl_cluster
 from tunix.sft import evaluation as sft_evaluation
 from tunix.sft import interrupt, metrics_logger, progress_bar, train_data
 
@@ -45,6 +45,10 @@ class RLLoop:
         self._data = train_data.TrainData(train_ds)
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
         self._progress: progress_bar.ProgressBar | None = None
+        options = self._config.metrics_logging_options
+        self._alarms = alarms.AlarmWatch(
+            self._config.alarms, None if options is None else options.directory
+        )
         self._has_ended = False
         self._batches = 0
         """Batches drawn; with dynamic sampling more than steps."""
@@ -81,9 +85,19 @@ class RLLoop:
         if self._config.checkpoint_root_directory is not None:
             trainer.metrics_logger.truncate_after(trainer.train_steps)
             self._learner.completions_log.truncate_after(trainer.train_steps)
+            self._resume_alarms(trainer.train_steps)
         if (restored := trainer.restored_metadata) is not None:
             self._batches = restored["batches"]
             self._data.resume(restored["data_state"], self._batches)
+
+    def _resume_alarms(self, step: int) -> None:
+        if (options := self._config.metrics_logging_options) is None:
+            return
+        prefix = metrics_logger.event_name(
+            self._config.metrics_prefix, "", metrics_logger.Mode.TRAIN
+        )
+        rows = alarms.logged_rollouts(options.directory / "metrics.jsonl", f"{prefix}/")
+        self._alarms.resume(rows, step=step)
 
     def _step(self) -> bool:
         """Train on one batch of prompts; return False if there is none."""
@@ -123,7 +137,8 @@ class RLLoop:
                 **{f"time/{phase}": spent[phase] for phase in PHASES if phase in spent},
             }
         )
-        self._cluster.log_metrics(rl_cluster.Mode.TRAIN, self._trainer.train_steps)
+        step = self._trainer.train_steps
+        self._alarms.observe(self._cluster.log_metrics(rl_cluster.Mode.TRAIN, step), step=step)
         if self._progress is not None:
             self._progress.update(self._trainer.train_steps - first_step)
             self._progress.update_metrics(list(SHOWN_METRICS), metrics_logger.Mode.TRAIN)

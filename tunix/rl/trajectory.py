@@ -28,6 +28,8 @@ class Trajectory:
     rewards: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     """Unweighted score of every reward function, ``None`` of those that do not apply."""
     reward: float = 0.0
+    log_ratio: float | None = None
+    """Mean over the tokens of what training has added to their log-probabilities, where known."""
     advantage: float = 0.0
     """Advantage of all tokens, or the mean of :attr:`token_advantages` where they differ."""
     token_advantages: Float[np.ndarray, " T"] | None = None

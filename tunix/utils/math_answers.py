@@ -4,7 +4,7 @@ import re
 
 from tunix.utils import math_expressions
 
-_BOXED = re.compile(r"\\f?boxed\s*")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
 _MARKS = re.compile(r"(?:####|final answer(?: is)?:?|answer is:?|answer:)\s*(.+)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?%?")
 _UNIT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
@@ -13,7 +13,7 @@ _OPENING = {"(": ")", "[": "]", "\\{": "\\}"}
 
 
 def boxed(solution: str) -> str | None:
-    """Return what the last ``\\boxed{...}`` holds; ``None`` if there is none or it is not closed."""
+    r"""Return what the last ``\boxed{...}`` holds; ``None`` if there is none or it is not closed."""
     found = last_boxed(solution)
     if found is None:
         return None
@@ -22,7 +22,7 @@ def boxed(solution: str) -> str | None:
 
 
 def last_boxed(solution: str) -> str | None:
-    """Return the last ``\\boxed{...}`` with its braces balanced, or ``None``."""
+    r"""Return the last ``\boxed{...}`` with its braces balanced, or ``None``."""
     starts = list(_BOXED.finditer(solution))
     if not starts:
         return None
@@ -52,10 +52,10 @@ def final_answer(solution: str) -> str | None:
 
 
 def is_same(given: str, truth: str) -> bool:
-    """Return whether two answers say the same.
+    r"""Return whether two answers say the same.
 
     They do if they are the same text but for spacing and layout, or formulas of the same value
-    (``1/2``, ``0.5`` and ``\\frac12``; see :func:`tunix.utils.math_expressions.are_equal`).
+    (``1/2``, ``0.5`` and ``\frac12``; see :func:`tunix.utils.math_expressions.are_equal`).
     Tuples, intervals and lists are compared element by element, with their brackets, sets in any
     order. Units and ``x =`` before a value are ignored, and so is a percent sign that one of the
     two lacks. Decimals are not rounded: 0.33 is not 1/3.

@@ -61,11 +61,11 @@ class ExpressionError(ValueError):
 
 
 def parse(text: str) -> Node:
-    """Return the tree of a formula.
+    r"""Return the tree of a formula.
 
     Args:
-        text: ``3/4``, ``1{,}000``, ``50\\%``, ``\\frac{\\sqrt{3}}{2}``, ``2x(x+1)^2``, ...
-            Letters are variables, ``e`` and ``\\pi`` the constants.
+        text: ``3/4``, ``1{,}000``, ``50\%``, ``\frac{\sqrt{3}}{2}``, ``2x(x+1)^2``, ...
+            Letters are variables, ``e`` and ``\pi`` the constants.
 
     Raises:
         ExpressionError: If it is none, is too long or nested too deeply.

@@ -32,10 +32,10 @@ def math_reward(
 
 
 def is_right(solution: str, truth: str | Sequence[str]) -> bool:
-    """Return whether the boxed answer of a solution is one of the right ones.
+    r"""Return whether the boxed answer of a solution is one of the right ones.
 
     Args:
-        solution: Text with ``\\boxed{...}``.
+        solution: Text with ``\boxed{...}``.
         truth: Answers, or solutions that end in a boxed one.
     """
     given = math_answers.boxed(solution)

@@ -7,22 +7,22 @@ from tunix.utils import math_answers
 
 
 def extract_answer(passage: str) -> str | None:
-    """Return what the last ``\\boxed{...}`` of a passage holds, or ``None``."""
+    r"""Return what the last ``\boxed{...}`` of a passage holds, or ``None``."""
     return math_answers.boxed(passage)
 
 
 def extract_boxed_answer(solution: str) -> str | None:
-    """Return what the last ``\\boxed{...}`` of a solution holds, or ``None``."""
+    r"""Return what the last ``\boxed{...}`` of a solution holds, or ``None``."""
     return math_answers.boxed(solution)
 
 
 def last_boxed_only_string(string: str) -> str | None:
-    """Return the last ``\\boxed{...}`` itself, or ``None``."""
+    r"""Return the last ``\boxed{...}`` itself, or ``None``."""
     return math_answers.last_boxed(string)
 
 
 def remove_boxed(s: str) -> str | None:
-    """Return what ``\\boxed{...}`` holds, or ``None`` if ``s`` is none."""
+    r"""Return what ``\boxed{...}`` holds, or ``None`` if ``s`` is none."""
     return math_answers.boxed(s)
 
 

@@ -182,6 +182,8 @@ def test_the_loss_is_the_formula_written_out():
 def test_every_setting_of_the_loss_changes_it():
     model, groups = helpers.tiny_decoder(), helpers.make_groups(LIVE)
     batch = with_ref(helpers.one_batch(groups), groups)
+    # Old log-probabilities of their own, so that a correction has something to correct.
+    batch = batch.replace(old_logps=batch.sampler_logps - 0.1)
     base = {"beta": 0.1, "epsilon": 0.2}
 
     def loss_with(**changes):
@@ -195,6 +197,12 @@ def test_every_setting_of_the_loss_changes_it():
         {"kl_estimator": "k2"},
         {"epsilon": 0.4},
         {"epsilon_high": 0.5},
+        {"epsilon": 0.01, "epsilon_c": 1.01},
+        {"entropy_coef": 0.1},
+        {"rollout_correction": "truncated-token"},
+        {"rollout_correction": "truncated-sequence", "rollout_correction_limit": 1.1},
+        {"kl_placement": "reward"},
+        {"loss_algo": "gspo"},
         {"loss_algo": "gspo-token"},
         {"loss_agg_mode": "token-mean"},
         {"policy_loss_fn": plain_policy_gradient},

@@ -20,6 +20,7 @@ from tunix.sft.dpo import (
     kto_trainer,
     precompute,
     preference_losses,
+    reward_function,
     reward_model,
     reward_trainer,
 )
@@ -277,6 +278,28 @@ def test_a_reward_model_learns_the_pairs(with_lora):
     after = trainer.evaluate([batch])
     assert after["rewards/accuracies"] == 1.0
     assert after["loss"] < 0.5 * before["loss"]
+
+
+@pytest.mark.parametrize("kind", ["text", "messages"])
+def test_a_reward_model_serves_as_reward_function(kind):
+    tokenizer = tokenizers.make()
+    decoder = toys.tiny_decoder(num_layers=1, vocab_size=1 + max(tokenizer.encode("}~z")))
+    model = reward_model.RewardModel(decoder, rngs=nnx.Rngs(0))
+    texts, replies = ["ab", "c", "def"], ["x", "yz", ""]
+    prompts = texts
+    if kind == "messages":
+        prompts = [[{"role": "user", "content": text}] for text in texts]
+    found = reward_function.RewardFunction(model, tokenizer, batch_size=2)(
+        prompts, replies, finish_reasons=["stop"] * 3
+    )
+    for prompt, reply, reward in zip(prompts, replies, found, strict=True):
+        if kind == "text":
+            ids = [*tokenizer.encode_prompt(prompt), *tokenizer.encode_text(reply), tokenizers.EOS]
+        else:
+            ids = [*tokenizer.encode_prompt(prompt), *tokenizer.encode_text(reply)]
+            ids.append(tokenizers.IM_END)
+        hidden, _ = decoder.hidden(jnp.asarray([ids]))
+        assert reward == pytest.approx(float(hidden[0, -1] @ model.score[...]), rel=1e-4)
 
 
 def test_a_margin_asks_for_more():

@@ -1,4 +1,4 @@
-"""Loads a Gemma 3 text model from a directory of safetensors files, built as told."""
+"""Loads a Gemma 3 from a directory of safetensors files, built as told."""
 
 import dataclasses
 import pathlib
@@ -18,7 +18,7 @@ def create_model_from_safe_tensors(
     mesh: Mesh | None = None,
     dtype: DTypeLike | None = None,
 ) -> model_lib.Gemma3:
-    """Return the text model in ``file_dir``, a directory of safetensors files, built as ``config``.
+    """Return the model in ``file_dir``, a directory of safetensors files, built as ``config``.
 
     Args:
         file_dir: Directory of ``model.safetensors``, or of an index and its files.

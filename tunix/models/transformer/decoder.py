@@ -263,8 +263,11 @@ def _run_layers(
     keys = _dropout_keys(context, config.num_layers)
     if not config.scan_layers:
         for i, (one, is_local) in enumerate(zip(layers, config.is_local, strict=True)):
-            graphdef, state = nnx.split(one)
             own = context if keys is None else context.in_layer(keys[i])
+            if config.remat == "none":  # the layer itself: qwix adds parameters to it in passing
+                x = one(x, own, is_local=is_local)[0]
+                continue
+            graphdef, state = nnx.split(one)
 
             def apply(x, state, graphdef=graphdef, is_local=is_local, own=own):
                 return nnx.merge(graphdef, state)(x, own, is_local=is_local)[0]

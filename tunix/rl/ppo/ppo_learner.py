@@ -108,7 +108,9 @@ class PPOLearner(rl_learner.RLLearner[ppo_config.PPOConfig]):
         """Return what every token pays for its distance to the reference."""
         beta = self.algo_config.beta
         if beta == 0.0:
-            return np.zeros((len(credit.members_of(groups)), self.max_completion_length), np.float32)
+            return np.zeros(
+                (len(credit.members_of(groups)), self.max_completion_length), np.float32
+            )
         with self.rl_cluster.perf.span("reference"):
             ref_logps = self.per_token(groups, self.rl_cluster.get_ref_per_token_logps)
         return beta * self.logged_kl(groups, ref_logps, self.algo_config.kl_fn)

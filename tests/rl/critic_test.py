@@ -1,0 +1,86 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.rl import helpers
+from tunix.models import lora
+from tunix.rl import credit, critic, utils
+
+
+def noisy_critic(actor):
+    judge = critic.create_critic_model(actor)
+    judge.value_head[...] = jax.random.normal(jax.random.key(0), judge.value_head.shape)
+    judge.value_bias[...] = jnp.array([0.3])
+    return judge
+
+
+def test_a_value_is_that_of_the_state_before_the_token():
+    actor, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0, -1.0], [0.5, 2.0]])
+    judge = noisy_critic(actor)
+    values = critic.token_values(judge, helpers.one_batch(groups))
+    for row, (group, member) in enumerate(
+        (group, member) for group in groups for member in group.trajectories
+    ):
+        ids = np.concatenate([group.prompt_ids, member.completion_ids])[None]
+        alone = np.asarray(judge(jnp.asarray(ids)))[0]
+        start = len(group.prompt_ids) - 1
+        expected = alone[start : start + len(member.completion_ids)]
+        np.testing.assert_allclose(values[row, : len(expected)], expected, atol=1e-5)
+        assert np.all(np.asarray(values)[row, len(expected) :] == 0.0)
+
+
+def test_it_starts_at_zero_from_weights_of_its_own():
+    actor = helpers.tiny_decoder()
+    judge = utils.create_critic_model(actor)
+    tokens = jnp.arange(6)[None]
+    np.testing.assert_array_equal(judge(tokens), np.zeros((1, 6)))
+    before = np.asarray(actor.norm.scale[...])
+    judge.backbone.norm.scale[...] = judge.backbone.norm.scale[...] + 1.0
+    np.testing.assert_array_equal(actor.norm.scale[...], before)
+
+
+def test_a_lora_critic_shares_the_base_and_trains_adapters_and_head():
+    actor = lora.apply_lora(
+        helpers.tiny_decoder(), lora.LoraConfig(rank=2, alpha=4.0), rngs=nnx.Rngs(1)
+    )
+    judge = critic.create_critic_model(actor)
+    assert judge.backbone.embed_tokens.w[...] is actor.embed_tokens.w[...]
+    assert (
+        judge.backbone.layers.mlp.up_proj.lora_a[...] is not (actor.layers.mlp.up_proj.lora_a[...])
+    )
+    names = {
+        ".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(judge, nnx.LoRAParam))
+    }
+    assert {"value_head", "value_bias"} <= names
+
+
+def test_an_output_head_of_its_own_is_left_out():
+    judge = critic.create_critic_model(helpers.tiny_decoder(weight_tying=False))
+    names = {path[1] for path, _ in nnx.to_flat_state(nnx.state(judge)) if path[0] == "backbone"}
+    assert "lm_head" not in names
+    assert judge(jnp.arange(4)[None]).shape == (1, 4)
+
+
+def test_something_else_than_a_decoder_is_refused():
+    with pytest.raises(TypeError, match="made from a tunix decoder, not Critic"):
+        critic.create_critic_model(critic.create_critic_model(helpers.tiny_decoder()))
+
+
+def test_the_value_loss_is_the_formula_written_out():
+    actor, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0, -1.0], [0.5, 2.0]])
+    judge = noisy_critic(actor)
+    rng = np.random.default_rng(0)
+    shape = (4, 6)
+    old, returns = rng.normal(size=(2, *shape)).astype(np.float32)
+    batch = helpers.one_batch(credit.with_values(groups, old, returns))
+    output = critic.value_objective(judge, batch, clip_range=0.2)
+    values, mask = np.asarray(critic.token_values(judge, batch)), np.asarray(batch.mask)
+    clipped = np.clip(values, old - 0.2, old + 0.2)
+    losses = 0.5 * np.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    np.testing.assert_allclose(output.finalize()["loss"], losses[mask].mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match="the batch has none"):
+        critic.value_objective(judge, dataclasses.replace(batch, values=None), clip_range=None)

@@ -1,0 +1,26 @@
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tests.rl import helpers
+from tunix.rl import rewards
+from tunix.rl.reward_fns import reward_model as reward_fn
+from tunix.sft.dpo import reward_model
+
+
+def test_completions_get_the_score_of_their_last_token_whatever_the_padding():
+    model = reward_model.RewardModel(helpers.tiny_decoder(), rngs=nnx.Rngs(1))
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 61, n) for n in (3, 5, 2)]
+    completions = [rng.integers(0, 61, n) for n in (4, 1, 6)]
+    expected = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        tokens = jnp.asarray(np.concatenate([prompt, completion]))[None]
+        hidden, _ = model.decoder.hidden(tokens, jnp.arange(tokens.shape[1])[None])
+        expected.append(float(hidden[0, -1] @ model.score[...]))
+    scores = reward_fn.RewardModelScores(model, micro_batch_size=2, length_multiple=4)
+    manager = rewards.RewardManager(reward_fn.ModelReward(scores))
+    columns = {"prompt_ids": prompts, "completion_ids": completions}
+    result = manager(["?"] * 3, ["!"] * 3, columns)
+    np.testing.assert_allclose(result.total, expected, atol=1e-5)
+    assert np.std(expected) > 1e-3

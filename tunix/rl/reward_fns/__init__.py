@@ -1,0 +1,1 @@
+"""Reward functions that are ready for use."""
