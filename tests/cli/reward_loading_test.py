@@ -1,6 +1,7 @@
 import pytest
 
 from tunix.cli import reward_loading
+from tunix.rl import rewards
 from tunix.utils import config
 
 
@@ -61,3 +62,26 @@ def test_every_bad_file_is_reported(write, tmp_path):
         "__all__ lists 'nothing', which is no function (prompts, completions, ...)"
     )
     assert "no.py does not exist" in third
+
+
+def test_a_file_may_say_how_its_functions_are_run(write):
+    text = (
+        "from tunix.rl import rewards\n"
+        "from tunix.rl.reward_fns import formats\n"
+        "def slow(prompt, completion, answer): return 1.0\n"
+        "limited = rewards.Reward(fn=slow, run_in='process', time_limit=60.0)\n"
+        "short = formats.LengthWithin(most=3)\n"
+    )
+    path = write(
+        "own.py",
+        text + "__all__ = ['limited', 'formed', 'short']\nformed = formats.Matches(pattern='a+')\n",
+    )
+    functions = reward_loading.load_reward_functions([path])
+    manager = rewards.RewardManager(functions)
+    assert manager.names == ("slow", "Matches", "LengthWithin")
+    result = manager(["?"] * 2, ["aa", "b"], {"answer": [1, 2], "completion_ids": [[5], [6]]})
+    manager.close()
+    assert result.total.tolist() == [3.0, 2.0]
+    assert names(write("sample.py", text[: text.index("limited")])) == ["slow"]
+    with pytest.raises(config.ConfigError, match=r"makes \['limited'\] but has no __all__"):
+        reward_loading.load_reward_functions([write("unlisted.py", text)])

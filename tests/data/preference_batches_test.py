@@ -88,17 +88,46 @@ def test_a_row_that_cannot_hold_the_longest_pair_is_refused():
 
 
 def test_batches_are_padded_to_few_lengths_or_to_the_longest():
+    rng = np.random.default_rng(0)
+    long = helpers.preference_tokens.TokenizedPair(
+        helpers.tokens(rng, 30), helpers.answer(rng, 40), helpers.answer(rng, 12)
+    )
     lengths = {
         pad_to: {
             batch.rows.tokens.shape[1]
             for batch in preference_batches.pair_batches(
-                PAIRS, settings(batch_size=1, pad_to=pad_to)
+                [*PAIRS, long], settings(batch_size=1, pad_to=pad_to)
             )
         }
         for pad_to in ("bucket", "max")
     }
-    longest = max(map(preference_batching.pair_size, PAIRS))
-    assert lengths == {"bucket": {longest}, "max": {longest}}
+    assert lengths == {"bucket": {64, 80}, "max": {80}}
+
+
+def shapes(**changes):
+    found = preference_batches.pair_batches(PAIRS, settings(batch_size=4, **changes))
+    return [batch.rows.tokens.shape for batch in found]
+
+
+def test_the_last_short_batch_is_dropped_or_filled():
+    assert len(shapes()) == len(PAIRS) // 4 == 2
+    assert shapes(last_batch="keep") == [(4, 12)] * 3
+
+
+def test_epochs_and_windows_of_packing_are_read():
+    assert len(shapes(num_epochs=3)) == 6
+    packed = {"packing": True, "row_length": 40, "last_batch": "keep"}
+    assert len(shapes(**packed)) == 1
+    assert len(shapes(**packed, packing_window=1)) == 3
+
+
+def test_the_seed_decides_the_order():
+    def order(seed):
+        found = preference_batches.pair_batches(PAIRS, settings(batch_size=4, shuffle_seed=seed))
+        return [answer for batch in found for answer in answers_of(batch)]
+
+    assert order(None) == wanted(PAIRS[:8])
+    assert order(1) == order(1) != order(2)
 
 
 def test_an_iterator_resumes_exactly():

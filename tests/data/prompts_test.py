@@ -136,3 +136,18 @@ def test_every_bad_setting_is_named():
             last_batch="pad",
         )
     assert len(caught.value.problems) == 6
+
+
+def test_prompts_are_left_out_by_their_solve_rate_and_counted():
+    rows = [{"prompt": p, "rate": rate} for p, rate in zip("abcd", (0.0, 0.2, 0.9, 1), strict=True)]
+    settings = {"solve_rate_column": "rate", "min_solve_rate": 0.1, "max_solve_rate": 0.9}
+    batches, account = load(rows, **settings)
+    assert [b["prompts"] for b in batches] == [["b", "c"]]
+    assert account.dropped == {
+        "solve rate below 0.1": ["row 0"],
+        "solve rate above 0.9": ["row 3"],
+    }
+    with pytest.raises(errors.DataError, match=r"row 1: column 'rate' must be a share.*'often'"):
+        load([rows[0], {"prompt": "x", "rate": "often"}], **settings)
+    with pytest.raises(config.ConfigError, match="not read without solve_rate_column"):
+        prompts.PromptDataConfig(min_solve_rate=0.5)

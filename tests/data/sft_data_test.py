@@ -1,5 +1,6 @@
 """From a file to batches: nothing is lost, and whatever is left out is reported."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data import tokenizers
-from tunix.data import batching, errors, report, sft_data, sources
+from tunix.data import batching, errors, report, sft_data, sources, translation
 from tunix.utils import config
 
 TOKENIZER = tokenizers.make()
@@ -218,3 +219,41 @@ def test_batches_that_do_not_divide_among_hosts_are_refused(shard, message):
             pairs(3), TOKENIZER, settings,
             shard=batching.Shard(process_index=index, process_count=count),
         )  # fmt: skip
+
+
+LONG = {"prompt": "a", "completion": "b" * 30}
+CHANGES = {
+    "format": (pairs(3, 4), {}, "text"),
+    "translation": (
+        [{"src": "a", "dst": "b"}], {},
+        translation.TranslationConfig(source="src", target="dst", prefix="c"),
+    ),
+    "train_on": ([{"prompt": "a b c", "completion": "d"}], {}, "everything"),
+    "max_target_length": (pairs(3, 4), {"pad_to": "max"}, 32),
+    "too_long": ([*pairs(3), LONG], {}, "keep_end"),
+    "untrainable": ([TRAINABLE, UNTRAINABLE], {}, "drop"),
+    "batch_size": (pairs(3, 4), {}, 1),
+    "packing": (pairs(3, 4), {}, True),
+    "packing_window": (pairs(*[3] * 8), {"packing": True}, 1),
+    "pad_to": (pairs(3), {"max_target_length": 100}, "max"),
+    "shuffle_seed": (pairs(*range(2, 12)), {}, None),
+    "num_epochs": (pairs(3, 4), {}, 2),
+    "last_batch": (pairs(3, 4, 5), {}, "drop"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(sft_data.SftDataConfig)])
+def test_every_setting_changes_what_is_trained(field):
+    rows, others, value = CHANGES[field]
+
+    def outcome(**settings):
+        config = sft_data.SftDataConfig(
+            **({"max_target_length": 16, "batch_size": 2} | others | settings)
+        )
+        try:
+            batches, _ = sft_data.load(rows, TOKENIZER, config)
+        except errors.DataError as error:
+            return str(error)
+        return [{name: array.tolist() for name, array in batch.items()} for batch in batches]
+
+    assert outcome() != outcome(**{field: value})

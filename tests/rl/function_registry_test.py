@@ -24,7 +24,7 @@ def test_a_name_can_be_given_once(registry):
         return rewards
 
     assert registry.get("advantage_estimator", "mine") is mine
-    with pytest.raises(ValueError, match="already .*mine; choose another name"):
+    with pytest.raises(ValueError, match=r"already .*mine; choose another name"):
         registry.register("advantage_estimator", "mine")(lambda r: r)
     with pytest.raises(ValueError, match="already"):
         registry.register("advantage_estimator", "grpo")(mine)

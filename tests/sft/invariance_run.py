@@ -1,13 +1,14 @@
 """Loss, metrics and gradients of one step, over every way to lay out, split and shard its examples.
 
-Run as ``python -m tests.sft.invariance_run`` with eight virtual devices; prints, as JSON, how far
-each way is from sixteen rows padded on the right on one device.
+Run as ``python -m tests.sft.invariance_run NUM_DEVICES...`` with as many virtual devices; prints,
+as JSON, how far each way is from sixteen rows padded on the right on one device.
 """
 
 import functools
 import itertools
 import json
 import operator
+import sys
 
 import jax
 import numpy as np
@@ -20,7 +21,6 @@ from tunix.sft import losses, sharding_utils, train_state, train_step
 ROWS, LENGTH = 16, 12
 LAYOUTS = ("right", "left", "packed")
 SPLITS = (1, 2)
-DEVICES = (1, 2, 4, 8)
 
 
 def examples():
@@ -93,13 +93,13 @@ def distance(one, other):
     )
 
 
-def main():
+def main(devices):
     expected = step("right", 1, 1)
     found = {
-        f"{layout}, {parts} micro-batches, {devices} devices": distance(
-            expected, step(layout, parts, devices)
+        f"{layout}, {parts} micro-batches, {num} devices": distance(
+            expected, step(layout, parts, num)
         )
-        for layout, parts, devices in itertools.product(LAYOUTS, SPLITS, DEVICES)
+        for layout, parts, num in itertools.product(LAYOUTS, SPLITS, devices)
     }
     (_, whole), (_, parts) = (step("right", parts, 1, mean_of_means) for parts in SPLITS)
     wrong = float(np.linalg.norm(whole - parts) / np.linalg.norm(whole))
@@ -107,4 +107,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main([int(number) for number in sys.argv[1:]])

@@ -172,8 +172,9 @@ def test_boolean_and_integer_masks_are_weights_of_one():
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("settings", [{"label_smoothing": 0.2}, {"z_loss": 0.1}])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "tied"), [({"label_smoothing": 0.2}, True), ({"z_loss": 0.1}, False)]
+)
 def test_smoothing_and_z_loss_are_those_of_plain_logits(settings, tied):
     loss = losses.NextTokenLoss(**settings)
     batch = toys.token_batch(3, 10)

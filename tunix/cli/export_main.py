@@ -138,7 +138,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         description="Write what a run has trained in the format of transformers.",
     )
     parser.add_argument(
-        "run", help="directory that tunix sft or tunix grpo wrote, or one checkpoint in it"
+        "run", help="directory that tunix sft, dpo or grpo wrote, or one checkpoint in it"
     )
     parser.add_argument("output", help="directory to write; must not exist or be empty")
     parser.add_argument(

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from tunix.cli import optimizers, schema
+from tunix.data import prompts
 from tunix.rl import alarms as alarms_lib
+from tunix.rl import curriculum as curriculum_lib
 from tunix.rl import tasks
 from tunix.rl.grpo import grpo_config as grpo_config_lib
 from tunix.utils import config as config_lib
@@ -100,16 +102,29 @@ class GrpoRun(schema.RunOptions):
     """Questions, answers and reward of a built-in task."""
 
     data_path: str | None = None
-    """Without a task: JSON lines with a prompt and the columns that rewards read."""
+    """Without a task: rows with a prompt and the columns that rewards read. A file of JSON lines,
+    JSON or Parquet, a pattern of files, or a data set of Hugging Face (``hub:OWNER/NAME``)."""
 
     eval_data_path: str | None = None
-    """Without a task: JSON lines to evaluate on."""
+    """Without a task: rows to evaluate on."""
 
     prompt_column: str | None = None
     """Column of the prompts; ``prompts`` or ``prompt`` when unset."""
 
     too_long: Literal["error", "filter"] = "error"
     """What happens to a row whose prompt is longer than ``max_prompt_length``."""
+
+    solve_rate_column: str | None = None
+    """Column with how often the row's prompt is solved, for the next two."""
+
+    min_solve_rate: float = 0.0
+    """Rows with a lower solve rate are left out of training, and counted."""
+
+    max_solve_rate: float = 1.0
+    """Rows with a higher one likewise."""
+
+    curriculum: curriculum_lib.CurriculumConfig | None = None
+    """Draws prompts by their running solve rate; without it each once per epoch."""
 
     reward_functions: tuple[str, ...] = ()
     """Python files of reward functions; a task brings its own."""
@@ -137,6 +152,9 @@ class GrpoRun(schema.RunOptions):
         yield from schema.below_one("num_train_epochs", self.num_train_epochs)
         if self.num_train_epochs is None and self.rl_training_config.max_steps is None:
             yield "nothing ends the run: set rl_training_config.max_steps or num_train_epochs"
+        yield from prompts.solve_rate_problems(
+            self.solve_rate_column, self.min_solve_rate, self.max_solve_rate
+        )
         adapters = self.model_config.lora_config
         if adapters is not None and adapters.dropout:
             yield (
@@ -160,7 +178,7 @@ class GrpoRun(schema.RunOptions):
         if task not in tasks.TASKS:
             hint = config_lib.did_you_mean(task, tasks.TASKS)
             yield f"task {task!r} is not one of {sorted(tasks.TASKS)}{hint}"
-        for name in ("eval_data_path", "prompt_column"):
+        for name in ("eval_data_path", "prompt_column", "solve_rate_column"):
             if getattr(self, name) is not None:
                 yield f"{name} is not read: the task {task!r} brings its own questions"
         if self.reward_functions:

@@ -14,6 +14,7 @@ COMMANDS = {
     "dpo": ("tunix.cli.dpo_main", "train on preferences: which of two answers is better"),
     "grpo": ("tunix.cli.grpo_main", "train by reinforcement: sample, score, reinforce"),
     "checkpoints": ("tunix.cli.checkpoints_main", "list, verify and prune checkpoints"),
+    "report": ("tunix.cli.report_main", "one HTML page about a run: curves, completions, alarms"),
     "generate": ("tunix.cli.generate_main", "sample from a model"),
     "export": ("tunix.cli.export_main", "write a trained model for transformers"),
 }

@@ -5,22 +5,25 @@ import inspect
 import pathlib
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from tunix.rl import prompt_batch, reward_settings
 from tunix.utils import config as config_lib
 
-RewardFn = Callable[..., list[float]]
+RewardFn = reward_settings.RewardFn | reward_settings.Reward
 
-_LEADING_ARGUMENTS = ("prompts", "completions")
+_LEADING_ARGUMENTS = (reward_settings.BATCH_ARGUMENTS, reward_settings.SAMPLE_ARGUMENTS)
+_TEXTS = {name for names in _LEADING_ARGUMENTS for name in names} | {*prompt_batch.ROLLOUT_COLUMNS}
 
 
 def load_reward_functions(paths: Sequence[str]) -> list[RewardFn]:
     """Return the reward functions of Python files, in the order they are written.
 
-    A file's reward functions are those it lists in ``__all__``, or else every
-    function *defined* there whose name does not start with an underscore and
-    whose first arguments are ``prompts, completions``. Helpers and imported
-    functions are therefore never taken for rewards.
+    A file's reward functions are those it lists in ``__all__``, which may also be
+    callable objects and :class:`~tunix.rl.rewards.Reward`, or else every function
+    *defined* there whose name does not start with an underscore and whose first
+    arguments are ``prompts, completions`` or ``prompt, completion``. Helpers and
+    imported functions are therefore never taken for rewards.
 
     Raises:
         ConfigError: a file is missing or holds no reward function, or
@@ -63,7 +66,11 @@ def _functions_of(module: types.ModuleType, path: str) -> tuple[list[RewardFn], 
             and value.__module__ == module.__name__
             and not name.startswith("_")
         ]
-        found = [function for function in own if _takes_prompts_and_completions(function)]
+        found = [function for function in own if _leads_with_texts(function)]
+        if settings := [n for n, v in vars(module).items() if _is_settings(v)]:
+            return [], [
+                f"{path} makes {settings} but has no __all__; list there what is to be used"
+            ]
         if not found:
             others = f"; it defines {[f.__name__ for f in own]}" if own else ""
             return [], [f"{path} defines no function (prompts, completions, ...){others}"]
@@ -71,13 +78,23 @@ def _functions_of(module: types.ModuleType, path: str) -> tuple[list[RewardFn], 
     problems = [
         f"{path}: __all__ lists {name!r}, which is no function (prompts, completions, ...)"
         for name in names
-        if not _takes_prompts_and_completions(vars(module).get(name))
+        if not _takes_texts(vars(module).get(name))
     ]
     return [vars(module)[name] for name in names] if not problems else [], problems
 
 
-def _takes_prompts_and_completions(value: object) -> bool:
-    if not callable(value):
+def _leads_with_texts(function: types.FunctionType) -> bool:
+    return tuple(inspect.signature(function).parameters)[:2] in _LEADING_ARGUMENTS
+
+
+def _takes_texts(value: object) -> bool:
+    if _is_settings(value):
+        return True
+    if not callable(value) or isinstance(value, type):
         return False
-    parameters = tuple(inspect.signature(value).parameters)
-    return parameters[:2] == _LEADING_ARGUMENTS
+    parameters = inspect.signature(value).parameters
+    return bool(_TEXTS & set(parameters)) or reward_settings.takes_everything(value)
+
+
+def _is_settings(value: object) -> bool:
+    return isinstance(value, reward_settings.Reward)

@@ -7,7 +7,7 @@ from typing import Any
 from tunix.cli import grpo_schema, reward_loading
 from tunix.data import iterators, prompts, report
 from tunix.generate import tokenizer_adapter
-from tunix.rl import rewards, tasks
+from tunix.rl import curriculum, rewards, tasks
 
 Batch = prompts.PromptBatch
 
@@ -16,7 +16,7 @@ Batch = prompts.PromptBatch
 class RLData:
     """What a run asks and how it judges."""
 
-    train_ds: iterators.Batches[Batch]
+    train_ds: iterators.Batches[Batch] | curriculum.Curriculum
     eval_batch: Batch | None
     """All questions of the evaluation set."""
     reward_fns: Sequence[rewards.RewardFn]
@@ -46,11 +46,14 @@ def load(run: grpo_schema.GrpoRun, tokenizer: tokenizer_adapter.TokenizerAdapter
         prompt_column=run.prompt_column,
         max_prompt_length=run.rollout_config.max_prompt_length,
         too_long=run.too_long,
+        solve_rate_column=run.solve_rate_column,
+        min_solve_rate=run.min_solve_rate,
+        max_solve_rate=run.max_solve_rate,
         batch_size=run.batch_size,
         shuffle_seed=run.seed,
         num_epochs=run.num_train_epochs,
     )
-    train_ds, account = prompts.load(train, tokenizer, settings)
+    train_ds, account = _load_training(run, train, tokenizer, settings)
     eval_batch, reports = None, [account]
     if held_out is not None:
         eval_batch, held_out_account = _load_all(held_out, tokenizer, settings)
@@ -64,6 +67,27 @@ def load(run: grpo_schema.GrpoRun, tokenizer: tokenizer_adapter.TokenizerAdapter
     )
 
 
+def _load_training(
+    run: grpo_schema.GrpoRun,
+    source: str | Sequence[dict[str, Any]],
+    tokenizer: tokenizer_adapter.TokenizerAdapter,
+    settings: prompts.PromptDataConfig,
+) -> tuple[iterators.Batches[Batch] | curriculum.Curriculum, report.DataReport]:
+    """Return the prompts to train on, each once per epoch or by their solve rates."""
+    if run.curriculum is None:
+        return prompts.load(source, tokenizer, settings)
+    rows, account = prompts.load_rows(source, tokenizer, settings)
+    epochs = run.num_train_epochs
+    drawn = curriculum.Curriculum(
+        rows,
+        run.curriculum,
+        batch_size=run.batch_size,
+        num_batches=None if epochs is None else epochs * (len(rows) // run.batch_size),
+        seed=run.seed,
+    )
+    return drawn, account
+
+
 def _load_all(
     source: str | Sequence[dict[str, Any]],
     tokenizer: tokenizer_adapter.TokenizerAdapter,
@@ -71,7 +95,14 @@ def _load_all(
 ) -> tuple[Batch, report.DataReport]:
     """Return a whole data set as one batch, in its order."""
     one_by_one = dataclasses.replace(
-        settings, batch_size=1, shuffle_seed=None, num_epochs=1, last_batch="keep"
+        settings,
+        batch_size=1,
+        shuffle_seed=None,
+        num_epochs=1,
+        last_batch="keep",
+        solve_rate_column=None,
+        min_solve_rate=0.0,
+        max_solve_rate=1.0,
     )
     batches, account = prompts.load(source, tokenizer, one_by_one)
     rows = list(batches)

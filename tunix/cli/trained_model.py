@@ -53,7 +53,7 @@ def find(path: pathlib.Path, step: int | None, model: str | None) -> Checkpoint:
         run = path.parent
     if not (run / _CONFIG).is_file():
         raise FileNotFoundError(
-            f"{path}: no run; expected a directory that `tunix sft` or `tunix grpo` wrote, with "
+            f"{path}: no run; expected a directory that tunix sft, dpo or grpo wrote, with "
             f"{_CONFIG} and {_CHECKPOINTS}/, or one checkpoint in it ({_CHECKPOINTS}/STEP)"
         )
     options, tokenizer_path = _settings(run / _CONFIG)

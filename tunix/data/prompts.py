@@ -6,7 +6,7 @@ hold plain lists: what becomes of a prompt is the sampler's affair.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from tunix.data import errors, formats, iterators, report, sources
@@ -47,6 +47,15 @@ class PromptDataConfig(config.Config):
     too_long: Literal["error", "filter"] = "error"
     """What happens to a row with a longer prompt. Prompts are never cut."""
 
+    solve_rate_column: str | None = None
+    """Column with the share of tries that solve the row's prompt, as measured before."""
+
+    min_solve_rate: float = 0.0
+    """Rows with a lower rate are left out, and counted: they are too hard."""
+
+    max_solve_rate: float = 1.0
+    """Rows with a higher rate are left out, and counted: they are too easy."""
+
     batch_size: int = 1
     """Prompts per batch."""
 
@@ -72,24 +81,58 @@ class PromptDataConfig(config.Config):
             value = vars(self)[name]
             if value is not None and value < 1:
                 yield f"{name} must be at least 1, got {value}"
+        yield from solve_rate_problems(
+            self.solve_rate_column, self.min_solve_rate, self.max_solve_rate
+        )
         if self.shuffle_seed is not None and self.shuffle_seed < 0:
             yield f"shuffle_seed must not be negative, got {self.shuffle_seed}"
 
 
+def solve_rate_problems(column: str | None, lowest: float, highest: float) -> Iterator[str]:
+    """Yield what is wrong with the settings of the filter by difficulty."""
+    if not 0.0 <= lowest <= highest <= 1.0:
+        yield (
+            "min_solve_rate and max_solve_rate must be shares in order, 0 <= min <= max <= 1, got "
+            f"{lowest} and {highest}"
+        )
+    if column is None and (lowest, highest) != (0.0, 1.0):
+        yield (
+            "min_solve_rate and max_solve_rate are not read without solve_rate_column; name the "
+            "column, or remove them"
+        )
+
+
 def load(
-    source: str | pathlib.Path | Iterable[Mapping[str, Any]],
+    source: sources.Source,
     tokenizer: PromptTokenizer,
     settings: PromptDataConfig,
 ) -> tuple[iterators.Batches[PromptBatch], report.DataReport]:
     """Return batches ``{"prompts": [...], column: [...]}`` of ``source`` and a report.
 
     Args:
-        source: A JSON lines file or rows; every row has the first one's columns.
+        source: See :data:`tunix.data.sources.Source`; every row has the first one's columns.
         tokenizer: A ``TokenizerAdapter``, to count tokens.
         settings: See :class:`PromptDataConfig`.
 
     Raises:
         DataError: Lists every row without a usable prompt or with other columns.
+    """
+    kept, account = load_rows(source, tokenizer, settings)
+    return _batches(kept, settings), account
+
+
+def load_rows(
+    source: sources.Source, tokenizer: PromptTokenizer, settings: PromptDataConfig
+) -> tuple[list[Mapping[str, Any]], report.DataReport]:
+    """Return the rows that :func:`load` makes batches of, and a report.
+
+    Args:
+        source: See :data:`tunix.data.sources.Source`.
+        tokenizer: A ``TokenizerAdapter``, to count tokens.
+        settings: What rows are left out.
+
+    Raises:
+        DataError: As :func:`load`.
     """
     rows = sources.read_rows(source)
     name = str(source) if isinstance(source, str | pathlib.Path) else "prompts"
@@ -98,7 +141,9 @@ def load(
     kept: list[Mapping[str, Any]] = []
     problems: list[str] = []
     for row in rows:
-        found = list(_row_problems(row, column, rows[0]))
+        found = [*_row_problems(row, column, rows[0]), *_rate_problems(row, settings)]
+        if not found and not _is_in_range(row, settings, account):
+            continue
         if not found:
             try:
                 length = len(tokenizer.encode_prompt(row.values[column]))
@@ -112,7 +157,7 @@ def load(
         problems.append(f"no prompt is left; {account}")
     if problems:
         raise errors.DataError(name, problems)
-    return _batches(kept, settings), account
+    return kept, account
 
 
 def _batches(
@@ -183,6 +228,33 @@ def _fits(
         )
     else:
         account.drop(where, f"prompt longer than {limit} tokens")
+    return False
+
+
+def _rate_problems(row: sources.Row, settings: PromptDataConfig) -> Iterator[str]:
+    column = settings.solve_rate_column
+    if column is None:
+        return
+    if column not in row.values:
+        yield sources.missing_column(row, column)
+        return
+    rate = row.values[column]
+    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not is_number or not 0.0 <= rate <= 1.0:
+        yield f"{row.where}: column {column!r} must be a share from 0 to 1, found {rate!r}"
+
+
+def _is_in_range(row: sources.Row, settings: PromptDataConfig, account: report.DataReport) -> bool:
+    """Return whether the prompt is neither too hard nor too easy; count it if it is."""
+    if settings.solve_rate_column is None:
+        return True
+    rate = row.values[settings.solve_rate_column]
+    if rate < settings.min_solve_rate:
+        account.drop(row.where, f"solve rate below {settings.min_solve_rate}")
+    elif rate > settings.max_solve_rate:
+        account.drop(row.where, f"solve rate above {settings.max_solve_rate}")
+    else:
+        return True
     return False
 
 

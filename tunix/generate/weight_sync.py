@@ -49,6 +49,7 @@ class WeightSync:
 
     def __init__(self, model: decoder.Decoder):
         """Learn the structure of ``model``; its weights are not read."""
+        decoder.require_hidden(model)
         self._is_stacked = model.config.scan_layers
         self._is_fast = dot.resolve_precision(model.config.precision) == "fast"
         self._is_tied = model.config.weight_tying

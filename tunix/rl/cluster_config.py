@@ -7,7 +7,8 @@ import optax
 from jax.sharding import Mesh
 
 from tunix.models.transformer import sharding
-from tunix.rl import alarms, roles
+from tunix.rl import alarms as alarms_lib
+from tunix.rl import roles
 from tunix.rl.rollout import base_rollout, vanilla_rollout
 from tunix.sft import training_config
 from tunix.utils import config as config_lib
@@ -37,7 +38,9 @@ class RLTrainingConfig(training_config.TrainingConfig):
     memory and speed, not the result."""
     rollout_micro_batch_size: int = DEFAULT_SLOTS
     """Completions decoded at the same time."""
-    alarms: alarms.AlarmConfig | None = dataclasses.field(default_factory=alarms.AlarmConfig)
+    alarms: alarms_lib.AlarmConfig | None = dataclasses.field(
+        default_factory=alarms_lib.AlarmConfig
+    )
     """When to warn in the log and in ``alarms.jsonl``; ``None`` never does."""
 
     def problems(self) -> Iterator[str]:

@@ -113,6 +113,7 @@ def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
 def _decoder_logps(
     model: decoder.Decoder, batch: PolicyBatch, adapters: bool, with_entropy: bool
 ) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
+    decoder.require_hidden(model)
     hidden, _ = model.hidden(
         batch.tokens,
         batch.positions,

@@ -152,10 +152,15 @@ class Reward(config_lib.Config):
         ]
 
     def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
-        parameters = inspect.signature(self.fn).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        if takes_everything(self.fn):
             return given
+        parameters = inspect.signature(self.fn).parameters
         return {name: value for name, value in given.items() if name in parameters}
+
+
+def takes_everything(fn: RewardFn) -> bool:
+    """Return whether a function has ``**kwargs``."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
 
 
 def is_score(value: object) -> bool:

@@ -36,8 +36,9 @@ class OverlongBuffer(config_lib.Config):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"{name} must be at least 1, got {value}"
-        if not self.overlong_buffer_penalty >= 0.0:
-            yield f"overlong_buffer_penalty must not be negative, got {self.overlong_buffer_penalty}"
+        penalty = self.overlong_buffer_penalty
+        if not penalty >= 0.0:
+            yield f"overlong_buffer_penalty must not be negative, got {penalty}"
         both = self.overlong_buffer_length, self.max_response_length
         if both[0] is not None and both[1] is not None and both[0] > both[1]:
             yield (

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tunix.rl import alarms, rl_cluster
+from tunix.rl import alarms, curriculum, rl_cluster
 from tunix.sft import evaluation as sft_evaluation
 from tunix.sft import interrupt, metrics_logger, progress_bar, train_data
 
@@ -42,6 +42,7 @@ class RLLoop:
         self._cluster = learner.rl_cluster
         self._trainer = learner.rl_cluster.actor_trainer
         self._config = learner.rl_cluster.config.training_config
+        self._source = train_ds
         self._data = train_data.TrainData(train_ds)
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
         self._progress: progress_bar.ProgressBar | None = None
@@ -117,6 +118,8 @@ class RLLoop:
                 self._batches = batches
                 self._save_last(data_state)
             raise
+        if isinstance(self._source, curriculum.ObservesGroups):
+            self._cluster.buffer_metrics(self._source.observe(groups))
         num_tokens = sum(len(t.completion_ids) for group in groups for t in group.trajectories)
         self._log_step(first_step, num_tokens, time.perf_counter() - start)
         self._after_step(first_step)

@@ -78,6 +78,7 @@ class NextTokenLoss(config_lib.Config):
         """
         weights = predictable_weights(input_mask, segment_ids)
         if isinstance(model, decoder_lib.Decoder):
+            decoder_lib.require_hidden(model)
             hidden, _ = model.hidden(
                 input_tokens,
                 positions,

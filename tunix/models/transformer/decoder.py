@@ -1,6 +1,7 @@
 """The decoder every family shares: tokens in, hidden states or logits out."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import flax.struct
@@ -331,6 +332,24 @@ def _remat(fn: Any, policy: config_lib.Remat, *, prevent_cse: bool) -> Any:
     return jax.checkpoint(
         fn, policy=getattr(jax.checkpoint_policies, policy), prevent_cse=prevent_cse
     )
+
+
+def require_hidden(model: Decoder) -> None:
+    """Raise if ``model.hidden`` leaves out what a wrapper has added to the model's call.
+
+    qwix swaps in a class whose ``__call__`` computes with adapters or few bits; losses and samplers
+    take hidden states, and would compute without them.
+
+    Raises:
+        TypeError: If ``__call__`` is wrapped and ``hidden`` is not.
+    """
+    call, hidden = type(model).__call__, type(model).hidden
+    if inspect.unwrap(call) is not call and inspect.unwrap(hidden) is hidden:
+        raise TypeError(
+            f"the call of this {type(model).__name__} is wrapped, and losses and samplers use its "
+            "method hidden, which is not: wrap that instead. With qwix, pass methods=('hidden',) "
+            "to apply_lora_to_model or quantize_model"
+        )
 
 
 def with_config(model: Decoder, **changes: Any) -> Decoder:

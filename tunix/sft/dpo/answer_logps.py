@@ -51,6 +51,7 @@ def answer_logps(
 def _decoder_logps(
     model: decoder_lib.Decoder, rows: preference_batching.AnswerRows, adapters: bool
 ) -> Float[Array, "R M"]:
+    decoder_lib.require_hidden(model)
     hidden, _ = model.hidden(
         rows.tokens,
         rows.positions,

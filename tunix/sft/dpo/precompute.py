@@ -109,10 +109,11 @@ def _hash_data(examples: Sequence[Any]) -> str:
 
 
 def _hash_model(model: nnx.Module) -> str:
-    """Return a digest of every parameter's path, shape and value."""
+    """Return a digest of path, shape and value of every array, quantised ones included."""
     digest = hashlib.sha256()
-    for path, leaf in sorted(nnx.to_flat_state(nnx.state(model, nnx.Param)), key=str):
-        array = np.asarray(leaf[...])
-        digest.update(f"{path} {array.shape} {array.dtype}".encode())
+    leaves, _ = jax.tree.flatten_with_path(nnx.state(model, nnx.Not(nnx.RngState)))
+    for path, leaf in leaves:
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
