@@ -3,8 +3,8 @@ import json
 import pytest
 import yaml
 
-from tunix.cli import errors, grpo_main
-from tunix.utils import config
+from tunix.cli import errors, grpo_main, report_main
+from tunix.utils import config, json_lines
 
 REWARDS = '''
 """Likes replies of plain ASCII; a reply of random bytes is about half of it."""
@@ -172,3 +172,15 @@ def test_a_prompt_that_is_too_long_is_named_by_file_and_line(base, capsys):
 
 def test_a_batch_larger_than_the_data_is_an_error(base, capsys):
     assert "8 examples make no full batch of 9" in message_of(capsys, base, "batch_size=9")
+
+
+def test_a_curriculum_continues_with_the_solve_rates_it_had(base):
+    settings = ("curriculum.solved_at=0.5", "rl_training_config.alarms.window=2")
+    whole = run(base, *settings, "rl_training_config.max_steps=4", name="whole")
+    part = run(base, *settings, "rl_training_config.max_steps=2", name="part")
+    run(base, *settings, "rl_training_config.max_steps=4", name="part")
+    stories = [json_lines.read(d / "completions.jsonl") for d in (whole, part)]
+    assert stories[0] == stories[1]
+    assert all(isinstance(row["prompt_key"], int) for row in stories[0])
+    assert metrics(part, "train/curriculum_seen") == metrics(whole, "train/curriculum_seen")
+    assert report_main.make_page(whole, max_rows=10).count("<svg") > 5

@@ -151,7 +151,9 @@ def test_ticks_are_round_numbers_inside():
 def test_a_line_goes_through_its_points_and_breaks_where_there_are_none():
     series = {"a": ([0, 1, 2, 3], [0.0, 1.0, float("nan"), 0.5])}
     chart = report_charts.line_chart("t", series)
-    first, second = re.findall(r'<polyline class="c0" points="([^"]*)"', chart)
+    first, second = re.findall(
+        r'<polyline class="c0" fill="none" stroke="#2563b8" points="([^"]*)"', chart
+    )
     (x0, y0), (x1, y1) = [tuple(map(float, p.split(","))) for p in first.split()]
-    assert x0 == 54.0 and y0 > y1 and x1 == pytest.approx(54 + 396 / 3, abs=0.1)
+    assert x0 == 60.0 and y0 > y1 and x1 == pytest.approx(60 + 390 / 3, abs=0.1)
     assert second.startswith("450.0,")

@@ -7,11 +7,12 @@ import pytest
 from flax import nnx
 
 from tests.models.transformer import decoder_test
+from tunix.generate import weight_sync
 from tunix.models import lora
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.models.transformer import layout, sharding
-from tunix.sft import train_state
+from tunix.sft import losses, train_state
 from tunix.utils import config as utils_config
 
 TOKENS = decoder_test.tokens_of(2, 7)
@@ -204,6 +205,21 @@ def test_keys_of_dropout_never_repeat_and_evaluation_has_none():
     model.eval()
     assert model.dropout_key() is None
     assert plain().dropout_key() is None
+
+
+def test_dropout_is_part_of_the_state_of_training_and_of_its_loss_only():
+    model = attach(plain(), dropout=0.5, module_path="up_proj")
+    _, _, variables = train_state.split_model(model)
+    assert set(variables) == {"adapter_dropout.stream.key", "adapter_dropout.stream.count"}
+    batch = {"input_tokens": TOKENS, "input_mask": jnp.ones(TOKENS.shape)}
+    training = [losses.next_token_loss(model, **batch).loss_sum for _ in range(2)]
+    assert training[0] != training[1]
+    assert model.adapter_dropout.stream.count[...] == 2
+    model.eval()
+    assert len({float(losses.next_token_loss(model, **batch).loss_sum) for _ in range(2)}) == 1
+    sampled = weight_sync.WeightSync(model)(model).state
+    assert sampled["adapter_dropout"]["stream"]["count"][...] == 2
+    assert lora.merge_lora(model).adapter_dropout is None
 
 
 def test_adapters_are_switched_by_name_and_keep_their_weights():

@@ -10,6 +10,7 @@ import peft
 import pytest
 import safetensors.numpy
 import torch
+import transformers
 from flax import nnx
 
 from tests.models import hf_llama
@@ -236,3 +237,36 @@ def test_dropout_that_came_with_an_adapter_drops_in_training_only(base, tmp_path
     still = model.hidden(tokens)[0]
     dropped = model.hidden(tokens, dropout_key=jax.random.key(0))[0]
     assert np.abs(dropped - still).max() > 1e-3
+
+
+SMALL = {
+    "vocab_size": 67,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+FAMILIES = {
+    "qwen2": lambda: transformers.Qwen2Config(**SMALL),
+    "qwen3": lambda: transformers.Qwen3Config(**SMALL),
+    "gemma2": lambda: transformers.Gemma2Config(**SMALL, sliding_window=8),
+    "gemma3": lambda: transformers.Gemma3TextConfig(**SMALL, sliding_window=8),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_every_family_go_to_peft(family, tmp_path):
+    torch.manual_seed(0)
+    config = FAMILIES[family]()
+    config._attn_implementation = "eager"
+    hf = transformers.AutoModelForCausalLM.from_config(config).eval()
+    hf.save_pretrained(tmp_path / "base")
+    model = ours(tmp_path / "base")
+    config = lora.LoraConfig(rank=2, alpha=4.0, use_dora=True)
+    randomised(lora.apply_lora(model, config, rngs=nnx.Rngs(0)))
+    peft_adapter.save_adapter(model, tmp_path / "a", base_model="x")
+    adapted = peft.PeftModel.from_pretrained(hf, tmp_path / "a").eval()
+    assert hf_llama.logits_error(model, adapted) < 1e-5

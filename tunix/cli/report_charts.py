@@ -8,9 +8,10 @@ Series = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
 
 WIDTH, HEIGHT = 460, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 10, 26
-COLORS = 6
-"""Classes ``c0`` to ``c5`` of the style sheet, in turn."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 10, 10, 26
+COLORS = ("#2563b8", "#d9822b", "#1a7f4b", "#b3352b", "#7a4fb5", "#4a8a9a")
+"""Of the lines in turn; classes ``c0`` to ``c5`` of the style sheet, which has others for dark
+screens. They are attributes too, for viewers that style no pictures."""
 
 
 def line_chart(title: str, series: Mapping[str, Series], *, marks: Sequence[float] = ()) -> str:
@@ -31,17 +32,23 @@ def line_chart(title: str, series: Mapping[str, Series], *, marks: Sequence[floa
     for mark in marks:
         x = _x(mark, x_range)
         parts.append(
-            f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
+            f'<line class="mark" stroke="#b3352b" x1="{x:.1f}" x2="{x:.1f}" '
+            f'y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
         )
     legend = []
     for number, (name, (steps, values)) in enumerate(series.items()):
-        color = f"c{number % COLORS}"
+        color = f"c{number % len(COLORS)}"
+        paint = COLORS[number % len(COLORS)]
         for run in _finite_runs(steps, values):
             path = " ".join(f"{_x(x, x_range):.1f},{_y(y, y_range):.1f}" for x, y in run)
-            parts.append(f'<polyline class="{color}" points="{path}"/>')
+            parts.append(
+                f'<polyline class="{color}" fill="none" stroke="{paint}" points="{path}"/>'
+            )
             if len(run) == 1:
                 x, y = _x(run[0][0], x_range), _y(run[0][1], y_range)
-                parts.append(f'<circle class="{color}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
+                parts.append(
+                    f'<circle class="{color}" fill="{paint}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>'
+                )
         last = f"{values[-1]:.4g}" if len(values) else ""
         legend.append(f'<span class="{color}">{html.escape(name)} <b>{last}</b></span>')
     return (
@@ -69,7 +76,8 @@ def _axes(x_range: tuple[float, float], y_range: tuple[float, float]) -> list[st
     for value in ticks(*y_range):
         y = _y(value, y_range)
         parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="grid" stroke="#dfe4ea" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" '
+            f'y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{value:.4g}</text>'
         )
     for value in ticks(*x_range):

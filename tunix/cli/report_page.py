@@ -153,17 +153,19 @@ def _shortened(series: Mapping[str, report_charts.Series]) -> dict[str, report_c
 
 
 def _extremes(completions: Sequence[Row]) -> str:
-    """Return the completions of the last rollout that stand out."""
+    """Return the completions that stand out in the last rollout with a signal."""
     if not completions:
         return ""
-    step = completions[-1]["step"]
+    step = next((row["step"] for row in reversed(completions) if row["advantage"] != 0.0), None)
+    if step is None:
+        return "<h2>What was taught</h2><p>Nothing: every advantage is 0.</p>"
     ranked = sorted(
         (row for row in completions if row["step"] == step), key=lambda row: -row["advantage"]
     )
     best = [row for row in ranked[:_EXTREMES] if row["advantage"] > 0.0]
     worst = [row for row in ranked[::-1][:_EXTREMES] if row["advantage"] < 0.0]
     columns = _columns(completions)
-    parts = [f"<h2>What the last rollout taught (step {step})</h2>"]
+    parts = [f"<h2>What was taught last, at step {step}</h2>"]
     for name, rows in (("Highest advantage", best), ("Lowest advantage", worst)):
         parts.append(f"<h3>{name}</h3>")
         parts.append(_table(rows, columns) if rows else "<p>No completion stands out.</p>")

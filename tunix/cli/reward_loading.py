@@ -7,10 +7,10 @@ import sys
 import types
 from collections.abc import Sequence
 
-from tunix.rl import prompt_batch, reward_settings
+from tunix.rl import prompt_batch, reward_settings, rewards
 from tunix.utils import config as config_lib
 
-RewardFn = reward_settings.RewardFn | reward_settings.Reward
+RewardFn = rewards.RewardFn
 
 _LEADING_ARGUMENTS = (reward_settings.BATCH_ARGUMENTS, reward_settings.SAMPLE_ARGUMENTS)
 _TEXTS = {name for names in _LEADING_ARGUMENTS for name in names} | {*prompt_batch.ROLLOUT_COLUMNS}
@@ -74,7 +74,7 @@ def _functions_of(module: types.ModuleType, path: str) -> tuple[list[RewardFn], 
         if not found:
             others = f"; it defines {[f.__name__ for f in own]}" if own else ""
             return [], [f"{path} defines no function (prompts, completions, ...){others}"]
-        return found, []
+        return list(found), []
     problems = [
         f"{path}: __all__ lists {name!r}, which is no function (prompts, completions, ...)"
         for name in names

@@ -23,8 +23,9 @@ from jaxtyping import Float
 from tunix.rl import reward_runner, reward_settings
 from tunix.utils import config as config_lib
 
-RewardFn = reward_settings.RewardFn
 Reward = reward_settings.Reward
+RewardFn = reward_settings.RewardFn | Reward
+"""A function, or one with settings."""
 
 SHOWN_CHARACTERS = 200
 SHOWN_PROBLEMS = 5
@@ -88,7 +89,7 @@ class RewardManager:
 
     def __init__(
         self,
-        reward_fns: RewardFn | Reward | Sequence[RewardFn | Reward],
+        reward_fns: RewardFn | Sequence[RewardFn],
         weights: Sequence[float] | None = None,
     ):
         given = list(reward_fns) if isinstance(reward_fns, Sequence) else [reward_fns]

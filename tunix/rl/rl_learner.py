@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -232,7 +233,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         width = self.max_completion_length
         mask = credit.sampled_mask(groups, width)
         logps = credit.padded([m.sampler_logps for m in credit.members_of(groups)], width)
-        values = np.where(mask, np.asarray(kl_fn(logps, ref_logps)), 0.0)
+        values = np.where(mask, np.asarray(kl_fn(jnp.asarray(logps), jnp.asarray(ref_logps))), 0.0)
         self.rl_cluster.buffer_metrics({"kl": float(values.sum() / mask.sum())})
         return values
 

@@ -13,7 +13,7 @@ _OPENING = {"(": ")", "[": "]", "\\{": "\\}"}
 
 
 def boxed(solution: str) -> str | None:
-    r"""Return what the last ``\boxed{...}`` holds; ``None`` if there is none or it is not closed."""
+    r"""Return what the last ``\boxed{...}`` holds; ``None`` without one that is closed."""
     found = last_boxed(solution)
     if found is None:
         return None
@@ -116,10 +116,9 @@ def _split(text: str) -> list[str]:
 def _same_element(given: str, truth: str) -> bool:
     if normalized(given) == normalized(truth):
         return True
-    trees = [_tree(given), _tree(truth)]
-    if None in trees:
+    first, second = _tree(given), _tree(truth)
+    if first is None or second is None:
         return False
-    first, second = trees
     kinds = [tree[0] == "percent" for tree in (first, second)]
     if kinds[0] != kinds[1]:
         # "50" where "50%" was asked for, and the other way round.
@@ -136,7 +135,7 @@ def _equal(first: math_expressions.Node, second: math_expressions.Node) -> bool:
         return False
 
 
-def _tree(answer: str) -> math_expressions.Node:
+def _tree(answer: str) -> math_expressions.Node | None:
     """Return the formula of an answer without its unit; ``None`` if it is no formula."""
     text = _NAMED.sub("", answer.strip().strip("$").strip().rstrip("."))
     bare = _UNIT.sub("", text)

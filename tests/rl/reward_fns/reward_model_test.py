@@ -9,10 +9,10 @@ from tunix.sft.dpo import reward_model
 
 
 def test_completions_get_the_score_of_their_last_token_whatever_the_padding():
-    model = reward_model.RewardModel(helpers.tiny_decoder(), rngs=nnx.Rngs(1))
+    model = reward_model.RewardModel(helpers.tiny_decoder(num_layers=1), rngs=nnx.Rngs(1))
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(0, 61, n) for n in (3, 5, 2)]
-    completions = [rng.integers(0, 61, n) for n in (4, 1, 6)]
+    prompts = [rng.integers(0, 61, n) for n in (3, 6, 2)]
+    completions = [rng.integers(0, 61, n) for n in (4, 1, 5)]
     expected = []
     for prompt, completion in zip(prompts, completions, strict=True):
         tokens = jnp.asarray(np.concatenate([prompt, completion]))[None]

@@ -35,7 +35,10 @@ def worst_difference(trainer, batches):
 @pytest.mark.parametrize("objective", arrangements.OBJECTIVES)
 def test_a_step_does_not_depend_on_its_arrangement(objective):
     trainer = arrangements.OBJECTIVES[objective](one_layer)
-    found = worst_difference(trainer, arrangements.arrangements_of(objective))
+    batches = arrangements.arrangements_of(objective)
+    if objective not in ("mix", "kto"):  # the others share the layouts of "mix"
+        batches = {name: batches[name] for name in ("unequal micro-batches", "packed")}
+    found = worst_difference(trainer, batches)
     assert max(found.values()) < 1e-5, found
 
 

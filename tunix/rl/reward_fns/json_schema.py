@@ -46,17 +46,18 @@ class JsonSchema:
 def _validator(schema: Mapping[str, Any]) -> Any:
     try:
         import jsonschema
-        import referencing
+        import referencing  # pyright: ignore[reportMissingImports]
+        from jsonschema import validators
     except ImportError as error:
         raise ImportError(
             "the JSON schema reward needs jsonschema: pip install 'tunix[jsonschema]'"
         ) from error
-    kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    kind = validators.validator_for(schema, jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        kind.check_schema(dict(schema))
     except jsonschema.SchemaError as error:
         raise ValueError(f"this is no JSON schema: {error.message}") from error
-    return kind(schema, registry=referencing.Registry())
+    return kind(dict(schema), registry=referencing.Registry())
 
 
 def _refuse(constant: str) -> None:

@@ -32,7 +32,7 @@ def math_verify_answer(completion: str, answer: object) -> float:
         ImportError: If ``math-verify`` is not installed.
     """
     try:
-        import math_verify
+        import math_verify  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "this reward needs math-verify: pip install 'tunix[math]'; right_answer does without"

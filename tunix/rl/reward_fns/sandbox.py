@@ -11,6 +11,7 @@ training, not against an attacker. Where the model, the prompts or the machine's
 worth an attack, run the training in a container or a virtual machine without secrets and network.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -105,18 +106,24 @@ def run_python(
         "require_isolation": int(limits.require_isolation),
         "no_isolation_code": _NO_ISOLATION,
     }
-    with tempfile.TemporaryDirectory(prefix="sandbox") as directory, _Streams() as streams:
+    # Files for input and output: unlike pipes they never fill up and never block.
+    with (
+        tempfile.TemporaryDirectory(prefix="sandbox") as directory,
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
         place = pathlib.Path(directory)
         (place / "program.py").write_text(source, encoding="utf-8", errors="replace")
-        streams.stdin.write(stdin.encode("utf-8", errors="replace"))
-        streams.stdin.seek(0)
+        given.write(stdin.encode("utf-8", errors="replace"))
+        given.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", str(_CHILD), json.dumps(settings)],
             cwd=place,
             env={"HOME": directory, "TMPDIR": directory, "LANG": "C.UTF-8", "PATH": os.defpath},
-            stdin=streams.stdin,
-            stdout=streams.stdout,
-            stderr=streams.stderr,
+            stdin=given,
+            stdout=stdout,
+            stderr=stderr,
             start_new_session=True,
         )
         try:
@@ -125,7 +132,7 @@ def run_python(
             code = None
         finally:
             _kill_group(process)
-        found = [streams.read(file, limits.output_bytes) for file in streams.outputs]
+        found = [_start(file, limits.output_bytes) for file in (stdout, stderr)]
     if code == _NO_ISOLATION and limits.require_isolation:
         raise SandboxError(
             "the kernel gives no namespaces to this user (unshare fails); allow unprivileged user "
@@ -146,32 +153,13 @@ def is_isolated() -> bool:
     return result.returncode == 0
 
 
-class _Streams:
-    """Files for input and output: unlike pipes they never fill up and never block."""
-
-    def __init__(self) -> None:
-        self.stdin, self.stdout, self.stderr = (tempfile.TemporaryFile() for _ in range(3))
-
-    @property
-    def outputs(self) -> tuple[IO[bytes], IO[bytes]]:
-        return self.stdout, self.stderr
-
-    def __enter__(self) -> "_Streams":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in (self.stdin, self.stdout, self.stderr):
-            file.close()
-
-    def read(self, file: IO[bytes], limit: int) -> str:
-        """Return the first bytes of a file as text."""
-        file.seek(0)
-        return file.read(limit).decode("utf-8", errors="replace")
+def _start(of: IO[bytes], limit: int) -> str:
+    """Return the first bytes of a file as text."""
+    of.seek(0)
+    return of.read(limit).decode("utf-8", errors="replace")
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all of them ended by themselves
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # all of them ended by themselves
-        pass
     process.wait()
