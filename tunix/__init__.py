@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # The same names for editors and type checkers; a test holds 
     from tunix.generate.tokenizer_adapter import Tokenizer, TokenizerAdapter
     from tunix.models.automodel import AutoModel
     from tunix.models.llama3.model import Llama3
-    from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+    from tunix.rl.grpo.grpo_learner import GRPOConfig, GrpoConfig, GRPOLearner, GrpoLearner
+    from tunix.rl.ppo.ppo_learner import PPOConfig, PpoConfig, PPOLearner, PpoLearner
     from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
     from tunix.rl.rl_learner import RewardFn
     from tunix.rl.rollout.base_rollout import RolloutConfig
@@ -51,6 +52,8 @@ _MODULE_OF_NAME = {
     "DpoTrainingConfig": "tunix.sft.dpo.dpo_trainer",
     "GRPOConfig": "tunix.rl.grpo.grpo_learner",
     "GRPOLearner": "tunix.rl.grpo.grpo_learner",
+    "GrpoConfig": "tunix.rl.grpo.grpo_learner",
+    "GrpoLearner": "tunix.rl.grpo.grpo_learner",
     "KTOTrainer": "tunix.sft.dpo.kto_trainer",
     "KTOTrainingConfig": "tunix.sft.dpo.kto_trainer",
     "Llama3": "tunix.models.llama3.model",
@@ -60,7 +63,11 @@ _MODULE_OF_NAME = {
     "ORPOTrainingConfig": "tunix.sft.dpo.dpo_trainer",
     "OrpoTrainer": "tunix.sft.dpo.dpo_trainer",
     "OrpoTrainingConfig": "tunix.sft.dpo.dpo_trainer",
+    "PPOConfig": "tunix.rl.ppo.ppo_learner",
+    "PPOLearner": "tunix.rl.ppo.ppo_learner",
     "PeftTrainer": "tunix.sft.peft_trainer",
+    "PpoConfig": "tunix.rl.ppo.ppo_learner",
+    "PpoLearner": "tunix.rl.ppo.ppo_learner",
     "RLCluster": "tunix.rl.rl_cluster",
     "RLTrainingConfig": "tunix.rl.rl_cluster",
     "RewardFn": "tunix.rl.rl_learner",
@@ -92,6 +99,8 @@ __all__ = [
     "DpoTrainingConfig",
     "GRPOConfig",
     "GRPOLearner",
+    "GrpoConfig",
+    "GrpoLearner",
     "KTOTrainer",
     "KTOTrainingConfig",
     "Llama3",
@@ -101,7 +110,11 @@ __all__ = [
     "ORPOTrainingConfig",
     "OrpoTrainer",
     "OrpoTrainingConfig",
+    "PPOConfig",
+    "PPOLearner",
     "PeftTrainer",
+    "PpoConfig",
+    "PpoLearner",
     "RLCluster",
     "RLTrainingConfig",
     "RewardFn",

@@ -64,3 +64,24 @@ def test_updates_of_one_rollout_are_combined_by_kind():
         "mismatch_max": 0.1,  # after the first update the policy has moved away on purpose
         "skipped_steps": 1.0,
     }
+
+
+def test_the_sample_size_is_that_of_the_first_update_that_computed_anything():
+    empty = {"mismatch_weight": 0.0, "mismatch_weight_square": 0.0, "mismatch_max": 0.0}
+    first = {"mismatch_weight": 2.0, "mismatch_weight_square": 5.0, "mismatch_max": 0.2}
+    later = {"mismatch_weight": 1.0, "mismatch_weight_square": 9.0, "mismatch_max": 0.9}
+    found = rollout_metrics.update_metrics([empty, first, later])
+    assert found == {"mismatch_ess": 0.8, "mismatch_max": 0.2}
+    assert rollout_metrics.update_metrics([empty]) == {"mismatch_max": 0.0}
+
+
+def test_metrics_of_the_critic_are_combined_like_those_of_the_actor():
+    updates = [
+        {"loss": 1.0, "critic/loss": 2.0, "critic/skipped_steps": n, "critic/status": 0.0}
+        for n in (0.0, 1.0)
+    ]
+    assert rollout_metrics.update_metrics(updates) == {
+        "loss": 1.0,
+        "critic/loss": 2.0,
+        "critic/skipped_steps": 1.0,
+    }

@@ -37,7 +37,6 @@ _NESTED = {
     "rl_training_config.critic_optimizer_config": _NOT_HERE,
     "rl_training_config.gradient_accumulation_steps": "write train_micro_batch_size",
     "grpo_config.algo_variant": _NOT_HERE,
-    "grpo_config.reward_manager": _NOT_HERE,
     "rl_training_config.max_inflight_computations": "a rollout waits for its update; remove it",
     "rl_training_config.profiler_options": _NOT_HERE,
     "rollout_config.max_tokens_to_generate": "write rollout_config.total_generation_steps",

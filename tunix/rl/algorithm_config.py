@@ -47,7 +47,7 @@ class AlgorithmConfig(config_lib.Config):
     entropy_coef: float | None = None
     """Weight of the policy's entropy, which is rewarded; ``None`` computes none."""
 
-    advantage_estimator: str | advantages.AdvantageFn = "grpo"
+    advantage_estimator: str | Callable[..., Any] = "grpo"
     """A name in ``ADVANTAGE_ESTIMATORS`` or a function of ``[P, G]`` rewards."""
 
     policy_loss_fn: str | losses.PolicyLossFn = "grpo"

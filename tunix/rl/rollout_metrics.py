@@ -59,20 +59,23 @@ def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     and the first of what compares with the sampler: later steps have moved away from it.
     """
     names = [name for name in updates[0] if kind_of(name) != "status"]
+    # The first that computed anything: until then the policy has not moved.
+    compared = next((u for u in updates if u.get("mismatch_weight_square") != 0.0), updates[0])
     combined = {name: float(np.mean([update[name] for update in updates])) for name in names}
     for name in names:
         values = [update[name] for update in updates]
         if name.startswith("mismatch_"):
-            combined[name] = values[0]
+            combined[name] = compared[name]
         elif name.endswith("_max"):
             combined[name] = max(values)
         elif kind_of(name) == "skipped_steps":
             combined[name] = values[-1]
-    if "mismatch_weight_square" in combined:
+    weight, square = (
+        combined.pop(name, 0.0) for name in ("mismatch_weight", "mismatch_weight_square")
+    )
+    if square > 0.0:
         # Of sums over all micro-batches: the mean of their sample sizes would be another number.
-        combined["mismatch_ess"] = rollout_correction.effective_sample_size(
-            combined.pop("mismatch_weight"), combined.pop("mismatch_weight_square")
-        )
+        combined["mismatch_ess"] = rollout_correction.effective_sample_size(weight, square)
     return combined
 
 

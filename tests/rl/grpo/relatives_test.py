@@ -186,7 +186,9 @@ def test_reinforce_plus_plus_needs_one_completion_of_each_prompt():
 
 def test_a_correction_uses_the_trainers_own_old_log_probabilities():
     cluster = helpers.make_cluster(mini_batch_size=2)
-    learner = helpers.make_learner(cluster, rollout_correction="truncated-token")
+    learner = helpers.make_learner(
+        cluster, helpers.share_of_odd_characters, rollout_correction="truncated-token"
+    )
     learner.train([BATCH])
     np.testing.assert_allclose(helpers.history(cluster, "correction_weight"), [1.0], atol=1e-4)
     np.testing.assert_allclose(helpers.history(cluster, "mismatch_ess"), [1.0], atol=1e-4)

@@ -1,7 +1,8 @@
 """One optimizer step of every preference objective on the same examples, laid out in many ways.
 
-Run as ``python -m tests.sft.dpo.arrangements`` it prints what comes out on 1, 2 and 4 virtual
-devices as JSON; a process of its own, because the number of devices is fixed when JAX starts.
+Run as ``python -m tests.sft.dpo.arrangements 1,2,4 OBJECTIVE ...`` it prints how far the steps on
+so many virtual devices are apart, as JSON; a process of its own, because the number of devices is
+fixed when JAX starts.
 """
 
 import json
@@ -126,13 +127,14 @@ def differences(one, other):
     }
 
 
-def main():
-    """Print the worst difference of every objective between one device and several."""
+def main(counts, names):
+    """Print the worst difference of objectives between one device and several."""
     worst = {}
-    for name, make_trainer in OBJECTIVES.items():
+    for name in names:
+        make_trainer = OBJECTIVES[name]
         batches = arrangements_of(name)["unequal micro-batches"]
         want = None
-        for count in (1, 2, 4) if name in ("mix", "kto") else (1, 4):
+        for count in counts:
             mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",)) if count > 1 else None
             trainer = make_trainer(lambda seed, m=mesh: on_mesh(OneLayer(seed=seed), m))
             found = step(trainer, batches)
@@ -144,4 +146,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main([int(count) for count in sys.argv[1].split(",")], sys.argv[2:])

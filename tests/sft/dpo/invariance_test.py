@@ -83,9 +83,9 @@ def test_aot_without_its_pass_over_the_step_would_differ():
     assert abs(float(coupled) - float(alone)) > 1e-3
 
 
-def test_a_step_does_not_depend_on_the_number_of_devices():
+def worst_on_devices(counts, objectives):
     out = subprocess.run(
-        [sys.executable, "-m", "tests.sft.dpo.arrangements"],
+        [sys.executable, "-m", "tests.sft.dpo.arrangements", counts, *objectives],
         cwd=ROOT,
         env=os.environ
         | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
@@ -94,5 +94,16 @@ def test_a_step_does_not_depend_on_the_number_of_devices():
         check=False,
     )
     assert out.returncode == 0, out.stderr
-    worst = json.loads(out.stdout)
+    return json.loads(out.stdout)
+
+
+def test_a_step_does_not_depend_on_the_number_of_devices():
+    worst = worst_on_devices("1,4", ["mix"])
+    assert max(worst.values()) < 1e-5, worst
+
+
+@pytest.mark.slow
+def test_nor_does_one_of_any_objective():
+    worst = worst_on_devices("1,2,4", arrangements.OBJECTIVES)
+    assert len(worst) == 3 * len(arrangements.OBJECTIVES)
     assert max(worst.values()) < 1e-5, worst
