@@ -76,7 +76,7 @@ def _merges(
     # Other kinds are found whole or byte by byte, and never joined to anything.
     normal = gguf.TokenType.NORMAL
     ids = {piece: i for i, piece in enumerate(pieces) if kinds[i] == normal}
-    found = []
+    found: list[tuple[float, int, int]] = []
     for piece, i in ids.items():
         for k in range(1, len(piece)):
             left, right = ids.get(piece[:k]), ids.get(piece[k:])

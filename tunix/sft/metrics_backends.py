@@ -184,7 +184,8 @@ class WandbBackend:
             self._run = None
 
     def _start(self) -> Any:
-        import wandb  # here, in the writer thread: it takes seconds to import
+        # Here, in the writer thread: it takes seconds to import, and is an extra.
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._directory.mkdir(parents=True, exist_ok=True)
         # The same directory is the same run, in another process too.

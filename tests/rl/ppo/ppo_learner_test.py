@@ -1,5 +1,10 @@
 import dataclasses
+import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -160,6 +165,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_critic_included(tmp_path):
         run_in(tmp_path / "parts", 4)
 
 
+@pytest.mark.slow
 def test_settings_of_the_critic_are_live():
     config = ppo_learner.PPOConfig(beta=0.0, num_generations=4)
     found = {}
@@ -177,3 +183,26 @@ def test_settings_of_the_critic_are_live():
         learner.train([BATCH] * 2)
         found[name] = helpers.history(cluster, "critic/loss")[-1]
     assert len(set(found.values())) == 3, found
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_numbers_of_one():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.rl.ppo.mesh_run"],
+        cwd=pathlib.Path(__file__).parents[3],
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            # Threads of XLA's pool: with as many as cores, collectives wait forever.
+            "NPROC": "32",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, four = json.loads(done.stdout.splitlines()[-1])
+    assert (one.pop("devices"), four.pop("devices")) == (1, 4)
+    for name, values in one.items():
+        np.testing.assert_allclose(four[name], values, rtol=1e-4, err_msg=name)
