@@ -174,6 +174,7 @@ def test_a_batch_larger_than_the_data_is_an_error(base, capsys):
     assert "8 examples make no full batch of 9" in message_of(capsys, base, "batch_size=9")
 
 
+@pytest.mark.slow
 def test_a_curriculum_continues_with_the_solve_rates_it_had(base):
     settings = ("curriculum.solved_at=0.5", "rl_training_config.alarms.window=2")
     whole = run(base, *settings, "rl_training_config.max_steps=4", name="whole")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
 from tests.repo import source
@@ -32,6 +33,7 @@ print(resident("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_no_second_copy_of_the_model_is_ever_in_memory(tmp_path):
     layer = {
         "self_attn.q_proj": (16, 1024),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from tunix.models import lora
@@ -127,6 +128,7 @@ def train(model, steps):
     return losses
 
 
+@pytest.mark.slow
 def test_a_trainer_learns_what_only_the_image_tells_with_the_tower_frozen():
     globally = {"attention_types": ("global",), "sliding_window_size": None}
     model = make(num_layers=1, embed_dim=16, local_rope_theta=None, **globally)
