@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import optax
@@ -62,13 +63,27 @@ def test_every_matching_projection_gets_an_adapter_that_changes_nothing_yet():
     np.testing.assert_array_equal(model(TOKENS)[0], build()(TOKENS)[0])
 
 
-def test_wrapping_the_call_alone_is_refused_by_losses_and_samplers():
-    model = adapted(methods=("__call__",))
-    np.testing.assert_array_equal(model(TOKENS)[0], build()(TOKENS)[0])
+def test_a_model_whose_call_alone_is_wrapped_is_trained_through_its_call():
+    """qwix's default: the slower way through all logits, with the same gradients."""
+    batch = jax.tree.map(jnp.asarray, toys.token_batch(2, 8))
+
+    def gradients(methods):
+        model = adapted(methods=methods)
+        state = nnx.state(model, nnx.LoRAParam)
+        nnx.update(model, jax.tree.map(lambda x: x + 0.1, state))
+
+        def loss(model):
+            return losses.next_token_loss(model, **batch).loss_sum
+
+        return nnx.grad(loss, argnums=nnx.DiffState(0, nnx.LoRAParam))(model)
+
+    by_call, by_hidden = gradients(("__call__",)), gradients(("hidden",))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(by_call)) > 1e-3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), by_call, by_hidden
+    )
     with pytest.raises(TypeError, match=r"methods=\('hidden',\)"):
-        losses.next_token_loss(model, **toys.token_batch(2, 8))
-    with pytest.raises(TypeError, match=r"methods=\('hidden',\)"):
-        weight_sync.WeightSync(model)
+        weight_sync.WeightSync(adapted(methods=("__call__",)))
 
 
 def test_the_trainer_trains_them_alone():

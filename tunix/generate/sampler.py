@@ -68,7 +68,7 @@ class Sampler(base_sampler.BaseSampler):
         self.tokenizer = tokenizer_adapter.TokenizerAdapter(tokenizer)
         self.cache_config = cache_config
         self._logits_of = jax.jit(_full_logits, static_argnums=0)
-        if isinstance(transformer, decoder.Decoder):
+        if decoder.has_hidden(transformer):
             _check_cache(cache_config, transformer)
             self._engine = engine.Engine(
                 transformer, max_slots=max_slots, cache_size=cache_config.cache_size

@@ -90,7 +90,7 @@ def policy_logps(
     Raises:
         ValueError: If a foreign module is asked to leave its adapters out.
     """
-    if isinstance(model, decoder.Decoder):
+    if decoder.has_hidden(model):
         logps, entropy = _decoder_logps(model, batch, adapters, with_entropy)
     elif adapters:
         logps, entropy = _foreign_logps(model, batch, with_entropy)
@@ -113,7 +113,6 @@ def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
 def _decoder_logps(
     model: decoder.Decoder, batch: PolicyBatch, adapters: bool, with_entropy: bool
 ) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
-    decoder.require_hidden(model)
     hidden, _ = model.hidden(
         batch.tokens,
         batch.positions,

@@ -77,8 +77,7 @@ class NextTokenLoss(config_lib.Config):
             the perplexity.
         """
         weights = predictable_weights(input_mask, segment_ids)
-        if isinstance(model, decoder_lib.Decoder):
-            decoder_lib.require_hidden(model)
+        if decoder_lib.has_hidden(model):
             hidden, _ = model.hidden(
                 input_tokens,
                 positions,

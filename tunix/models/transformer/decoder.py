@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.struct
 import jax
@@ -334,21 +334,31 @@ def _remat(fn: Any, policy: config_lib.Remat, *, prevent_cse: bool) -> Any:
     )
 
 
+def has_hidden(model: Any) -> TypeGuard[Decoder]:
+    """Return whether losses may take ``model.hidden``: a decoder whose call nobody has wrapped.
+
+    qwix swaps in a class whose ``__call__`` computes with adapters or few bits; unless ``hidden``
+    is wrapped, too, it would compute without them. Such a model is called as any other module is.
+    """
+    if not isinstance(model, Decoder):
+        return False
+    call, hidden = type(model).__call__, type(model).hidden
+    return inspect.unwrap(call) is call or inspect.unwrap(hidden) is not hidden
+
+
 def require_hidden(model: Decoder) -> None:
     """Raise if ``model.hidden`` leaves out what a wrapper has added to the model's call.
 
-    qwix swaps in a class whose ``__call__`` computes with adapters or few bits; losses and samplers
-    take hidden states, and would compute without them.
+    For where there is no other way than hidden states, see :func:`has_hidden`.
 
     Raises:
         TypeError: If ``__call__`` is wrapped and ``hidden`` is not.
     """
-    call, hidden = type(model).__call__, type(model).hidden
-    if inspect.unwrap(call) is not call and inspect.unwrap(hidden) is hidden:
+    if not has_hidden(model):
         raise TypeError(
-            f"the call of this {type(model).__name__} is wrapped, and losses and samplers use its "
-            "method hidden, which is not: wrap that instead. With qwix, pass methods=('hidden',) "
-            "to apply_lora_to_model or quantize_model"
+            f"the call of this {type(model).__name__} is wrapped, and hidden states are needed "
+            "here, from its method hidden, which is not: wrap that instead. With qwix, pass "
+            "methods=('hidden',) to apply_lora_to_model or quantize_model"
         )
 
 

@@ -35,7 +35,7 @@ def answer_logps(
         ValueError: If a foreign module is asked to leave its adapters out.
     """
     rows = jax.tree.map(jnp.asarray, rows)
-    if isinstance(model, decoder_lib.Decoder):
+    if decoder_lib.has_hidden(model):
         logps = _decoder_logps(model, rows, adapters)
     elif adapters:
         logps = _foreign_logps(model, rows)
@@ -51,7 +51,6 @@ def answer_logps(
 def _decoder_logps(
     model: decoder_lib.Decoder, rows: preference_batching.AnswerRows, adapters: bool
 ) -> Float[Array, "R M"]:
-    decoder_lib.require_hidden(model)
     hidden, _ = model.hidden(
         rows.tokens,
         rows.positions,

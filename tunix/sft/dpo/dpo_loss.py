@@ -43,7 +43,7 @@ def compute_logps(
 ) -> Float[Array, " B"]:
     """Return the summed log-probability of the counting ones of each row's last ``C`` tokens."""
     targets = input_ids[:, -logits_to_keep:]
-    if isinstance(model, decoder_lib.Decoder):
+    if decoder_lib.has_hidden(model):
         hidden, _ = model.hidden(input_ids, positions, None, attention_mask)
         states = hidden[:, -logits_to_keep - 1 : -1]
         head = model.output_head()
