@@ -76,6 +76,7 @@ def test_a_run_learns_to_prefer_and_keeps_its_reference(job, capsys):
     assert all(path.exists() for path in references)
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_the_reference_of_its_start(job):
     whole = job("training_config.metrics_logging_options.flush_every_n_steps=1", name="whole")
     job("training_config.max_steps=2", name="halves")

@@ -31,6 +31,7 @@ def test_several_prompts_and_samples_come_in_order(capsys, tiny_model):
         np.testing.assert_allclose(row["logps"], -np.log(258), atol=1.0)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(capsys, tiny_model):
     line = (tiny_model, "--prompt", "a", "--temperature", "1", "--max-new-tokens", "8")
     assert rows(capsys, *line, "--seed", "1") == rows(capsys, *line, "--seed", "1")

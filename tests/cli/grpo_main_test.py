@@ -75,6 +75,7 @@ def test_a_run_learns_and_leaves_its_whole_story_in_its_directory(base, capsys):
         assert expected in shown.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_started_again_continues_and_remembers_where_it_began(base):
     whole = run(base, "rl_training_config.max_steps=6", name="whole")
     part = run(base, "rl_training_config.max_steps=3", name="part")
@@ -85,6 +86,7 @@ def test_a_run_that_is_started_again_continues_and_remembers_where_it_began(base
         assert summaries[0][key] == summaries[1][key], key
 
 
+@pytest.mark.slow
 def test_a_penalty_keeps_a_copy_of_the_model_as_reference(base):
     directory = run(base, "grpo_config.beta=0.1", "rl_training_config.max_steps=2")
     kl = metrics(directory, "train/kl")
@@ -92,6 +94,7 @@ def test_a_penalty_keeps_a_copy_of_the_model_as_reference(base):
     assert kl[1] > 0.0
 
 
+@pytest.mark.slow
 def test_adapters_learn_too(base):
     directory = run(
         base,
@@ -103,6 +106,7 @@ def test_adapters_learn_too(base):
     assert summary["reward_after"] > summary["reward_before"]
 
 
+@pytest.mark.slow
 def test_a_built_in_task_brings_questions_and_rewards(tmp_path, tiny_model):
     settings = {
         "model_config": {"model_id": tiny_model},

@@ -59,6 +59,7 @@ def test_files_of_a_directory_are_copied_also_by_the_name_of_one(tmp_path):
 
 
 @pytest.mark.real_model
+@pytest.mark.slow
 def test_a_model_out_of_a_gguf_file_is_saved_with_its_tokenizer(real_model_path, tmp_path):
     model, path = automodel.AutoModel.from_pretrained(real_model_path, precision="exact")
     with pytest.raises(hf_export.ExportError, match=r"tokenizer_files\.write"):

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tests.models import hf_llama, sharded_load
 from tests.repo import source
 from tunix.models import automodel, hf_export
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_logits_and_the_files_of_one(tmp_path):
     original = tmp_path / "original"
     hf = hf_llama.make(vocab_size=64, intermediate_size=64)

@@ -85,6 +85,7 @@ def test_what_cannot_be_drawn_is_refused():
         curriculum.CurriculumConfig(floor=0.0)
 
 
+@pytest.mark.slow
 def test_a_learner_tells_the_curriculum_what_was_solved():
     cluster = helpers.make_cluster(max_steps=2)
     learner = helpers.make_learner(cluster, helpers.share_of_odd_characters)

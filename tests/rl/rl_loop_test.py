@@ -115,6 +115,7 @@ def test_a_fault_in_a_reward_function_loses_nothing(tmp_path):
     resumed.close()
 
 
+@pytest.mark.slow
 def test_plain_lists_resume_behind_the_batches_already_used(tmp_path):
     dataset = [{"prompts": [f"A{i}", f"B{i}"]} for i in range(4)]
     train(tmp_path / "whole", steps=4, dataset=dataset)
@@ -200,6 +201,7 @@ def test_training_outside_the_main_thread_works(tmp_path):
     assert not errors
 
 
+@pytest.mark.slow
 def test_alarms_are_in_the_run_directory_and_survive_a_resume(tmp_path):
     def worthless(completions):
         return [0.0] * len(completions)

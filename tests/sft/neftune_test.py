@@ -64,6 +64,7 @@ def losses(run, mode="train"):
     return run.metrics_logger.get_metric_history("", "loss", mode).tolist()
 
 
+@pytest.mark.slow
 def test_training_is_noisy_evaluation_is_not_and_a_resume_finds_the_noise_again(tmp_path):
     batch = toys.token_batch(2, 8)
     whole = trainer()

@@ -210,6 +210,7 @@ def test_the_mask_is_causal_but_for_the_tokens_of_one_image():
     np.testing.assert_array_equal(utils.get_attention_mask(tokens)[0], np.tri(6))
 
 
+@pytest.mark.slow
 def test_the_mask_of_the_model_changes_nothing_but_padding(model):
     plain, _ = model(TOKENS, images=PIXELS)
     masked, _ = model(TOKENS, None, None, model.get_attention_mask(TOKENS), images=PIXELS)

@@ -100,6 +100,7 @@ def test_every_weight_of_tower_and_projector_gets_a_gradient():
         assert (np.abs(grad).max() > 1e-9) or name.endswith("k_proj.b"), name
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_pixel_is_the_slope_of_the_loss():
     model, given = make(), batch()
 

@@ -119,6 +119,7 @@ def test_weights_know_their_dimensions():
     }
 
 
+@pytest.mark.slow
 def test_experts_over_four_devices_compute_the_same_and_stay_where_they_are():
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.transformer.moe_run"],

@@ -97,6 +97,7 @@ def test_micro_batches_change_nothing_but_rounding():
     assert np.quantile(np.abs(parameters[0] - parameters[1]), 0.99) < 1e-5
 
 
+@pytest.mark.slow
 def test_lora_trains_adapters_only_and_stays_close_to_its_base():
     actor = lora.apply_lora(
         helpers.tiny_decoder(), lora.LoraConfig(rank=4, alpha=8.0), rngs=nnx.Rngs(1)
@@ -222,6 +223,7 @@ def test_nothing_compiles_once_the_shapes_are_known():
     assert counter.count == 0, counter.names
 
 
+@pytest.mark.slow
 def test_steps_can_run_without_compilation():
     cluster = helpers.make_cluster()
     helpers.make_learner(cluster).train(batches(1), skip_jit=True)

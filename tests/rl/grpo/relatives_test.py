@@ -202,6 +202,7 @@ def learns(learner_class, config):
     assert reward[-1] > reward[0] + 0.25, reward
 
 
+@pytest.mark.slow
 def test_dapo_learns():
     learns(
         dapo_learner.DAPOLearner,
@@ -232,6 +233,7 @@ def test_the_others_learn(learner_class, config):
     learns(learner_class, config)
 
 
+@pytest.mark.slow
 def test_a_killed_dapo_run_goes_on_behind_the_batches_it_drew(tmp_path):
     settings = {"checkpoint_root_directory": str(tmp_path), "max_steps": 1}
     data = [{"prompts": [p]} for p in ("A", "B", "1", "2")]

@@ -105,6 +105,7 @@ def test_advantages_are_whitened_over_the_rollout():
     np.testing.assert_allclose([values.mean(), values.std()], [0.0, 1.0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_epochs_and_mini_batches_step_both_models():
     cluster = make_cluster(mini_batch_size=2)
     make_learner(cluster, num_iterations=2, rollout_correction="truncated-token").train([BATCH])
@@ -114,6 +115,7 @@ def test_epochs_and_mini_batches_step_both_models():
     np.testing.assert_allclose(helpers.history(cluster, "correction_weight"), [1.0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_lora_critic_and_actor_leave_the_base_alone():
     actor = lora.apply_lora(
         helpers.tiny_decoder(), lora.LoraConfig(rank=2, alpha=4.0), rngs=nnx.Rngs(1)
@@ -152,6 +154,7 @@ def run_in(directory, steps):
     return state, [row["train/critic/loss"] for row in json_lines.read(directory / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one_critic_included(tmp_path):
     whole, losses = run_in(tmp_path / "whole", 3)
     run_in(tmp_path / "parts", 2)

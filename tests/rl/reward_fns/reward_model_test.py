@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from tests.rl import helpers
@@ -8,6 +9,7 @@ from tunix.rl.reward_fns import reward_model as reward_fn
 from tunix.sft.dpo import reward_model
 
 
+@pytest.mark.slow
 def test_completions_get_the_score_of_their_last_token_whatever_the_padding():
     model = reward_model.RewardModel(helpers.tiny_decoder(num_layers=1), rngs=nnx.Rngs(1))
     rng = np.random.default_rng(0)

@@ -42,6 +42,7 @@ def test_a_step_does_not_depend_on_its_arrangement(objective):
     assert max(found.values()) < 1e-5, found
 
 
+@pytest.mark.slow
 def test_nor_does_one_of_a_decoder():
     trainer = arrangements.OBJECTIVES["mix"](lambda seed: toys.tiny_decoder(seed=seed))
     batches = arrangements.pair_arrangements()
@@ -97,6 +98,7 @@ def worst_on_devices(counts, objectives):
     return json.loads(out.stdout)
 
 
+@pytest.mark.slow
 def test_a_step_does_not_depend_on_the_number_of_devices():
     worst = worst_on_devices("1,4", ["mix"])
     assert max(worst.values()) < 1e-5, worst

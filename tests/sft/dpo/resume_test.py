@@ -42,6 +42,7 @@ def assert_continues(tmp_path, kills):
     toys.assert_bit_identical(trainer.state, whole.state)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(tmp_path):
     assert_continues(tmp_path, [random.SystemRandom().randint(2, STEPS - 1)])
 
