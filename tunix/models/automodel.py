@@ -18,6 +18,7 @@ from tunix.models import (
     hf_config,
     naming,
     safetensors_loader,
+    safetensors_model,
     sources,
     weight_table,
     weights,
@@ -151,10 +152,8 @@ def create_model_from_safe_tensors(
         WeightsError: If files and config do not fit, listing every tensor concerned.
     """
     family = family_of_name(model_name)
-    if dtype is not None:
-        model_config = dataclasses.replace(model_config, param_dtype=jnp.dtype(dtype).name)
-    source = safetensors_loader.SafetensorsDirectory(file_dir)
-    return weights.load_model(family.model_class, model_config, family.weights, source, mesh=mesh)
+    load = safetensors_model.SafetensorsLoader(family.model_class, family.weights)
+    return load(file_dir, model_config, mesh, dtype)
 
 
 def abstract_model(

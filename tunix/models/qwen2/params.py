@@ -1,21 +1,14 @@
 """How Hugging Face stores Qwen 2 models: names and layouts of tensors, fields of the config."""
 
-import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
-
-import jax.numpy as jnp
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
 from tunix.models import (
     hf_fields,
     hf_weights,
     hf_write,
-    safetensors_loader,
+    safetensors_model,
     safetensors_saver,
-    weights,
 )
 from tunix.models.qwen2 import model as model_lib
 from tunix.models.transformer import config as config_lib
@@ -103,28 +96,5 @@ def write_windows(config: config_lib.TransformerConfig) -> dict[str, Any]:
     }
 
 
-def create_model_from_safe_tensors(
-    file_dir: str | pathlib.Path,
-    config: model_lib.ModelConfig,
-    mesh: Mesh | None = None,
-    dtype: DTypeLike | None = None,
-) -> model_lib.Qwen2:
-    """Return the model in ``file_dir``, a directory of safetensors files, built as ``config``.
-
-    Args:
-        file_dir: Directory of ``model.safetensors``, or of an index and its files.
-        config: Architecture and running of the model; ``config.json`` is not looked at.
-        mesh: Where to put the parameters; one device without it.
-        dtype: Storage dtype, instead of ``config.param_dtype``.
-
-    Raises:
-        CheckpointFileError: If a file is missing, truncated or corrupt.
-        WeightsError: If files and config do not fit, listing every tensor concerned.
-    """
-    if dtype is not None:
-        config = dataclasses.replace(config, param_dtype=jnp.dtype(dtype).name)
-    source = safetensors_loader.SafetensorsDirectory(file_dir)
-    return weights.load_model(model_lib.Qwen2, config, WEIGHTS, source, mesh=mesh)
-
-
+create_model_from_safe_tensors = safetensors_model.SafetensorsLoader(model_lib.Qwen2, WEIGHTS)
 save_lora_merged_model_as_safetensors = safetensors_saver.save_lora_merged_model_as_safetensors
