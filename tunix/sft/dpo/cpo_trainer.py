@@ -3,17 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 
-import optax
-from flax import nnx
-
-from tunix.data import tokenize
-from tunix.perf import span
-from tunix.sft import peft_trainer
 from tunix.sft.dpo import (
     pair_objective,
     preference_config,
     preference_losses,
-    preference_trainer,
+    reference_free_trainer,
 )
 
 
@@ -39,31 +33,6 @@ class CPOTrainingConfig(preference_config.PreferenceTrainingConfig):
             yield f"cpo_alpha must not be negative, got {self.cpo_alpha}"
 
 
-class CPOTrainer(preference_trainer.PreferenceTrainer):
-    """Trains a policy by CPO; batches and arguments are those of ``DPOTrainer``."""
-
-    def __init__(
-        self,
-        model: nnx.Module,
-        optimizer: optax.GradientTransformation,
-        training_config: CPOTrainingConfig,
-        tokenizer: tokenize.Tokenizer | None = None,
-        *,
-        metrics_logger: peft_trainer.MetricsLogger | None = None,
-        perf_tracer: span.SpanTimer | None = None,
-    ):
-        super().__init__(
-            model,
-            None,
-            optimizer,
-            training_config,
-            objective=make_objective(training_config),
-            tokenizer=tokenizer,
-            metrics_logger=metrics_logger,
-            perf_tracer=perf_tracer,
-        )
-
-
 def make_objective(config: CPOTrainingConfig) -> pair_objective.PairObjective:
     """Return what a config trains."""
     settings = {"beta": config.beta, "label_smoothing": config.label_smoothing}
@@ -75,3 +44,9 @@ def make_objective(config: CPOTrainingConfig) -> pair_objective.PairObjective:
         return config.beta * pairs.chosen, config.beta * pairs.rejected
 
     return pair_objective.PairObjective(terms=tuple(terms), reward=reward)
+
+
+class CPOTrainer(reference_free_trainer.ReferenceFreeTrainer[CPOTrainingConfig]):
+    """Trains a policy by CPO, on the batches of ``DPOTrainer``."""
+
+    objective_of = staticmethod(make_objective)

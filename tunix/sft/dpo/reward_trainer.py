@@ -6,16 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from tunix.data import preference_batching, tokenize
-from tunix.perf import span
-from tunix.sft import loss_output, peft_trainer
+from tunix.data import preference_batching
+from tunix.sft import loss_output
 from tunix.sft.dpo import (
     pair_objective,
     preference_config,
     preference_losses,
-    preference_trainer,
+    reference_free_trainer,
 )
 from tunix.sft.dpo import reward_model as reward_model_lib
 
@@ -60,33 +58,17 @@ class RewardObjective:
         )
 
 
-class RewardTrainer(preference_trainer.PreferenceTrainer):
+class RewardTrainer(reference_free_trainer.ReferenceFreeTrainer[RewardTrainingConfig]):
     """Trains a reward model so that chosen answers get more than rejected ones.
 
     Batches are those of ``DPOTrainer``; rows of
     :func:`tunix.data.preference_batches.pair_batches` must be made with ``with_last=True``.
     """
 
-    def __init__(
-        self,
-        model: reward_model_lib.RewardModel,
-        optimizer: optax.GradientTransformation,
-        training_config: RewardTrainingConfig,
-        tokenizer: tokenize.Tokenizer | None = None,
-        *,
-        metrics_logger: peft_trainer.MetricsLogger | None = None,
-        perf_tracer: span.SpanTimer | None = None,
-    ):
-        super().__init__(
-            model,
-            None,
-            optimizer,
-            training_config,
-            objective=RewardObjective(),
-            tokenizer=tokenizer,
-            metrics_logger=metrics_logger,
-            perf_tracer=perf_tracer,
-        )
+    @staticmethod
+    def objective_of(config: RewardTrainingConfig, /) -> RewardObjective:
+        """Return the objective, which has no settings."""
+        return RewardObjective()
 
     @property
     def reads_last_token(self) -> bool:

@@ -3,17 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 
-import optax
-from flax import nnx
-
-from tunix.data import tokenize
-from tunix.perf import span
-from tunix.sft import peft_trainer
 from tunix.sft.dpo import (
     pair_objective,
     preference_config,
     preference_losses,
-    preference_trainer,
+    reference_free_trainer,
 )
 
 
@@ -39,31 +33,6 @@ class SimPOTrainingConfig(preference_config.PreferenceTrainingConfig):
             yield f"simpo_gamma must not be negative, got {self.simpo_gamma}"
 
 
-class SimPOTrainer(preference_trainer.PreferenceTrainer):
-    """Trains a policy by SimPO; batches and arguments are those of ``DPOTrainer``."""
-
-    def __init__(
-        self,
-        model: nnx.Module,
-        optimizer: optax.GradientTransformation,
-        training_config: SimPOTrainingConfig,
-        tokenizer: tokenize.Tokenizer | None = None,
-        *,
-        metrics_logger: peft_trainer.MetricsLogger | None = None,
-        perf_tracer: span.SpanTimer | None = None,
-    ):
-        super().__init__(
-            model,
-            None,
-            optimizer,
-            training_config,
-            objective=make_objective(training_config),
-            tokenizer=tokenizer,
-            metrics_logger=metrics_logger,
-            perf_tracer=perf_tracer,
-        )
-
-
 def make_objective(config: SimPOTrainingConfig) -> pair_objective.PairObjective:
     """Return what a config trains."""
     settings = {
@@ -77,3 +46,9 @@ def make_objective(config: SimPOTrainingConfig) -> pair_objective.PairObjective:
 
     term = pair_objective.Term("simpo", 1.0, settings)
     return pair_objective.PairObjective(terms=(term,), reward=reward)
+
+
+class SimPOTrainer(reference_free_trainer.ReferenceFreeTrainer[SimPOTrainingConfig]):
+    """Trains a policy by SimPO, on the batches of ``DPOTrainer``."""
+
+    objective_of = staticmethod(make_objective)
