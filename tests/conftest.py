@@ -13,6 +13,8 @@ from tests import tiny_llama
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Tiny programs are compiled more than they run: plain code takes a third off the whole suite.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("tunix", deadline=None)

@@ -1,15 +1,10 @@
 """Eight devices load, compute and save the same as one."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
+from tests import virtual_devices
 from tests.models import hf_llama, sharded_load
-from tests.repo import source
 from tunix.models import automodel, hf_export
 
 
@@ -20,18 +15,7 @@ def test_eight_devices_give_the_logits_and_the_files_of_one(tmp_path):
     hf.save_pretrained(original)
     out = tmp_path / "sharded"
     out.mkdir()
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # Threads of XLA's pool: with as many as cores, collectives of more devices wait forever.
-        "NPROC": "32",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    command = [sys.executable, "-m", "tests.models.sharded_load", str(original), str(out)]
-    done = subprocess.run(
-        command, env=environment, cwd=source.ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = virtual_devices.run("tests.models.sharded_load", original, out, devices=8)
     assert found["devices"] == 8
     assert found["parameters_split"] >= 9  # embedding, head and every kind of projection
 

@@ -1,9 +1,4 @@
 import dataclasses
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from tests import virtual_devices
 from tests.rl import helpers
 from tunix.generate import completion, requests
 from tunix.models import lora
@@ -232,22 +228,7 @@ def test_roles_on_different_meshes_are_refused():
 
 @pytest.mark.slow
 def test_several_devices_give_the_numbers_of_one():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.rl.mesh_run"],
-        cwd=pathlib.Path(__file__).parents[2],
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            # Threads of XLA's pool: with as many as cores, collectives wait forever.
-            "NPROC": "32",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, four = json.loads(done.stdout.splitlines()[-1])
+    one, four = virtual_devices.run("tests.rl.mesh_run", devices=4)
     assert (one.pop("devices"), four.pop("devices")) == (1, 4)
     assert max(one.pop("mismatch_max") + four.pop("mismatch_max")) < 1e-5
     for name, values in one.items():

@@ -1,34 +1,17 @@
 """The invariance contract of supervised training, and the memory that its loss takes."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import virtual_devices
 from tests.sft import toys
 from tunix.sft import losses, train_state
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("devices", ["1 4", pytest.param("1 2 4 8", marks=pytest.mark.slow)])
 def test_no_layout_split_or_number_of_devices_changes_loss_metrics_or_gradient(devices):
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "32",  # threads of XLA's pool: fewer would let collectives wait for ever
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sft.invariance_run", *devices.split()],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = virtual_devices.run("tests.sft.invariance_run", *devices.split(), devices=8)
     assert len(result["found"]) == 3 * 2 * len(devices.split())
     assert max(result["found"].values()) < 1e-5, result["found"]
     assert result["mean of means"] > 1e-2, "a wrong trainer would not be noticed"

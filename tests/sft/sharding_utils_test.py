@@ -1,34 +1,18 @@
 """Training on several devices is the same training."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from tests import virtual_devices
 from tunix.sft import sharding_utils
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def trained_on(num_devices, directory):
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # Threads of XLA's pool: with as many as cores, collectives of more devices wait forever.
-        "NPROC": "32",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
-    }
-    command = [sys.executable, "-m", "tests.sft.sharded_run", str(num_devices), str(directory)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+    return virtual_devices.run_with_stderr(
+        "tests.sft.sharded_run", num_devices, directory, devices=num_devices
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,6 @@
 """Experts: routing and weights against a dense computation, on one device and on several."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.repo import source
+from tests import virtual_devices
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import moe
@@ -121,23 +117,7 @@ def test_weights_know_their_dimensions():
 
 @pytest.mark.slow
 def test_experts_over_four_devices_compute_the_same_and_stay_where_they_are():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.models.transformer.moe_run"],
-        cwd=source.ROOT,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            # Threads of XLA's pool: with as many as cores, collectives wait forever.
-            "NPROC": "32",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = virtual_devices.run("tests.models.transformer.moe_run", devices=4)
     assert report.keys() == {"ep", "fsdp,ep"}
     for found in report.values():
         assert found["logits"] < 1e-5

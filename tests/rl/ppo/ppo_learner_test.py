@@ -1,10 +1,5 @@
 import dataclasses
-import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,6 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
+from tests import virtual_devices
 from tests.rl import helpers
 from tunix.models import lora
 from tunix.rl import critic, rl_cluster, token_advantages
@@ -190,22 +186,7 @@ def test_settings_of_the_critic_are_live():
 
 @pytest.mark.slow
 def test_several_devices_give_the_numbers_of_one():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.rl.ppo.mesh_run"],
-        cwd=pathlib.Path(__file__).parents[3],
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            # Threads of XLA's pool: with as many as cores, collectives wait forever.
-            "NPROC": "32",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, four = json.loads(done.stdout.splitlines()[-1])
+    one, four = virtual_devices.run("tests.rl.ppo.mesh_run", devices=4)
     assert (one.pop("devices"), four.pop("devices")) == (1, 4)
     for name, values in one.items():
         np.testing.assert_allclose(four[name], values, rtol=1e-4, err_msg=name)

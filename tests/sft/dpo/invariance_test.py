@@ -1,18 +1,11 @@
 """Loss, metrics and gradients do not depend on how a step is split, padded, packed or sharded."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
+from tests import virtual_devices
 from tests.sft import toys
 from tests.sft.dpo import arrangements, helpers
 from tunix.sft import loss_output
-
-ROOT = pathlib.Path(__file__).parents[3]
 
 
 def one_layer(seed):
@@ -85,17 +78,7 @@ def test_aot_without_its_pass_over_the_step_would_differ():
 
 
 def worst_on_devices(counts, objectives):
-    out = subprocess.run(
-        [sys.executable, "-m", "tests.sft.dpo.arrangements", counts, *objectives],
-        cwd=ROOT,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert out.returncode == 0, out.stderr
-    return json.loads(out.stdout)
+    return virtual_devices.run("tests.sft.dpo.arrangements", counts, *objectives, devices=4)
 
 
 @pytest.mark.slow
