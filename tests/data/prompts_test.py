@@ -48,6 +48,20 @@ def test_the_prompt_column_is_found_or_named(row, settings):
     assert list(batches) == [{"prompts": ["a"]}]
 
 
+def test_a_system_prompt_goes_before_every_prompt_and_counts():
+    system = {"role": "system", "content": "Be brief."}
+    batches, account = load(
+        [{"question": "1+1?"}, {"question": ASK}],
+        prompt_column="question",
+        system_prompt="Be brief.",
+    )
+    asked = [[system, {"role": "user", "content": "1+1?"}], [system, *ASK]]
+    assert list(batches) == [{"prompts": asked}]
+    assert account.longest == max(len(TOKENIZER.encode_prompt(turns)) for turns in asked)
+    with pytest.raises(errors.DataError, match="has a system message of its own"):
+        load([{"prompt": [system, *ASK]}], system_prompt="Be brief.")
+
+
 def test_a_file_is_read_like_a_list(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": p, "n": 1}) for p in "abc"))

@@ -6,13 +6,14 @@ killed continues with the very batch that an uninterrupted one would have seen.
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
 ExampleT = TypeVar("ExampleT")
 BatchT = TypeVar("BatchT")
+LastBatch = Literal["drop", "keep"]
 GroupFn = Callable[[Int[np.ndarray, " N"]], Sequence[Sequence[int]]]
 """Lays the indices of an epoch into rows, e.g. by packing."""
 OrderFn = Callable[[int], Int[np.ndarray, " N"]]
@@ -30,7 +31,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
         num_epochs: int | None = 1,
         *,
         collate: Callable[[Sequence[Sequence[ExampleT]]], BatchT],
-        last_batch: Literal["drop", "keep"],
+        last_batch: LastBatch,
         group: GroupFn | None = None,
         order: OrderFn | None = None,
     ):
@@ -142,12 +143,60 @@ class BatchIterator(Generic[ExampleT, BatchT]):
             yield f"last_batch must be 'drop' or 'keep', got {self._last_batch!r}"
 
 
+class BatchSettings(Protocol):
+    """What the settings of every kind of data say of its batches."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per batch."""
+        ...
+
+    @property
+    def shuffle_seed(self) -> int | None:
+        """``None`` keeps the order of the data."""
+        ...
+
+    @property
+    def num_epochs(self) -> int | None:
+        """``None`` repeats the data for ever."""
+        ...
+
+    @property
+    def last_batch(self) -> LastBatch:
+        """What happens to a short last batch."""
+        ...
+
+
 class Batches(Generic[BatchT]):
     """The same batches again at every ``iter()``, for evaluation and plain loops."""
 
     def __init__(self, make_iterator: Callable[[], BatchIterator[Any, BatchT]]):
         """Hold on to what makes a fresh iterator."""
         self._make = make_iterator
+
+    @classmethod
+    def of(
+        cls,
+        examples: Sequence[Any],
+        settings: BatchSettings,
+        collate: Callable[[Sequence[Sequence[Any]]], BatchT],
+        *,
+        group: GroupFn | None = None,
+        order: OrderFn | None = None,
+    ) -> "Batches[BatchT]":
+        """Return the batches that ``settings`` describe; see :class:`BatchIterator`."""
+        return cls(
+            lambda: BatchIterator(
+                examples,
+                settings.batch_size,
+                settings.shuffle_seed,
+                settings.num_epochs,
+                collate=collate,
+                last_batch=settings.last_batch,
+                group=group,
+                order=order,
+            )
+        )
 
     def __iter__(self) -> BatchIterator[Any, BatchT]:
         """Return an iterator that stands at the beginning."""

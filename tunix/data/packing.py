@@ -5,7 +5,7 @@ or predicts another example's is a matter of segment ids, positions and weights,
 ``batching`` sets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -54,3 +54,11 @@ def pack_windows(
         groups = first_fit_decreasing(lengths[chunk].tolist(), capacity)
         rows += [[int(chunk[i]) for i in group] for group in groups]
     return rows
+
+
+def packer(
+    lengths: Sequence[int] | Int[np.ndarray, " N"], *, capacity: int, window: int
+) -> Callable[[Int[np.ndarray, " N"]], list[list[int]]]:
+    """Return what packs the examples of an order, see :func:`pack_windows`."""
+    of_examples = np.asarray(lengths, np.int64)
+    return lambda order: pack_windows(order, of_examples, capacity=capacity, window=window)

@@ -72,6 +72,22 @@ def rating_batches(
     return _batches(ratings, settings, room, collate)
 
 
+def row_length(
+    examples: Sequence[preference_tokens.TokenizedPair | preference_tokens.TokenizedRating],
+    settings: Config,
+    *,
+    with_last: bool = False,
+) -> int:
+    """Return the tokens of the longest row of any batch; arguments and errors as above."""
+    sizes = [
+        preference_batching.pair_size(example, with_last=with_last)
+        if isinstance(example, preference_tokens.TokenizedPair)
+        else preference_batching.rating_size(example)
+        for example in examples
+    ]
+    return _Room(sizes, settings).buckets[-1]
+
+
 class _Room:
     """The sizes of a data set's batches: few, because each is a program."""
 
@@ -100,19 +116,6 @@ def _batches(
     room: _Room,
     collate: Callable,
 ) -> iterators.Batches[Any]:
-    def pack(order: np.ndarray) -> list[list[int]]:
-        return packing.pack_windows(
-            order, room.sizes, capacity=room.capacity, window=settings.packing_window
-        )
-
-    return iterators.Batches(
-        lambda: iterators.BatchIterator(
-            examples,
-            settings.batch_size,
-            settings.shuffle_seed,
-            settings.num_epochs,
-            collate=collate,
-            last_batch=settings.last_batch,
-            group=pack if settings.packing else None,
-        )
-    )
+    pack = packing.packer(room.sizes, capacity=room.capacity, window=settings.packing_window)
+    group = pack if settings.packing else None
+    return iterators.Batches.of(examples, settings, collate, group=group)

@@ -57,11 +57,7 @@ class PreferenceDataConfig(config.Config):
             "pad_to": ("bucket", "max"),
             "last_batch": ("drop", "keep"),
         }
-        for name, allowed in choices.items():
-            value = vars(self)[name]
-            if value not in allowed:
-                hint = config.did_you_mean(str(value), allowed)
-                yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
+        yield from config.choice_problems(self, choices)
         counts = ("max_prompt_length", "max_response_length", "batch_size", "packing_window")
         for name in (*counts, "row_length", "num_epochs"):
             value = vars(self)[name]

@@ -41,6 +41,9 @@ class PromptDataConfig(config.Config):
     prompt_column: str | None = None
     """``None`` takes ``prompts`` or ``prompt``, whichever the data has."""
 
+    system_prompt: str | None = None
+    """The system message before every prompt; text becomes the user's message after it."""
+
     max_prompt_length: int | None = None
     """Tokens a prompt may have; ``None`` checks nothing."""
 
@@ -72,11 +75,7 @@ class PromptDataConfig(config.Config):
         """Yield what is wrong with these settings."""
         yield from super().problems()
         choices = {"too_long": ("error", "filter"), "last_batch": ("drop", "keep")}
-        for name, allowed in choices.items():
-            value = vars(self)[name]
-            if value not in allowed:
-                hint = config.did_you_mean(str(value), allowed)
-                yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
+        yield from config.choice_problems(self, choices)
         for name in ("max_prompt_length", "num_epochs", "batch_size"):
             value = vars(self)[name]
             if value is not None and value < 1:
@@ -118,7 +117,7 @@ def load(
         DataError: Lists every row without a usable prompt or with other columns.
     """
     kept, account = load_rows(source, tokenizer, settings)
-    return _batches(kept, settings), account
+    return iterators.Batches.of(kept, settings, _collate), account
 
 
 def load_rows(
@@ -146,33 +145,19 @@ def load_rows(
             continue
         if not found:
             try:
-                length = len(tokenizer.encode_prompt(row.values[column]))
+                prompt = _with_system_prompt(row.values[column], settings.system_prompt)
+                length = len(tokenizer.encode_prompt(prompt))
             except ValueError as error:
                 found = [f"{row.where}: {error}"]
             else:
                 if _fits(length, row.where, settings, account, found):
-                    kept.append(_with_prompts_first(row.values, column))
+                    kept.append(_with_prompts_first(row.values, column, prompt))
         problems += found
     if not kept and not problems:
         problems.append(f"no prompt is left; {account}")
     if problems:
         raise errors.DataError(name, problems)
     return kept, account
-
-
-def _batches(
-    rows: Sequence[Mapping[str, Any]], settings: PromptDataConfig
-) -> iterators.Batches[PromptBatch]:
-    return iterators.Batches(
-        lambda: iterators.BatchIterator(
-            rows,
-            settings.batch_size,
-            settings.shuffle_seed,
-            settings.num_epochs,
-            collate=_collate,
-            last_batch=settings.last_batch,
-        )
-    )
 
 
 def _collate(rows: Sequence[Sequence[Mapping[str, Any]]]) -> PromptBatch:
@@ -258,5 +243,16 @@ def _is_in_range(row: sources.Row, settings: PromptDataConfig, account: report.D
     return False
 
 
-def _with_prompts_first(values: Mapping[str, Any], column: str) -> dict[str, Any]:
-    return {PROMPTS: values[column]} | {k: v for k, v in values.items() if k != column}
+def _with_system_prompt(
+    prompt: str | list[dict[str, Any]], system_prompt: str | None
+) -> str | list[dict[str, Any]]:
+    if system_prompt is None:
+        return prompt
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if turns[0]["role"] == "system":
+        raise ValueError("the prompt has a system message of its own; unset system_prompt")
+    return [{"role": "system", "content": system_prompt}, *turns]
+
+
+def _with_prompts_first(values: Mapping[str, Any], column: str, prompt: Any) -> dict[str, Any]:
+    return {PROMPTS: prompt} | {k: v for k, v in values.items() if k != column}

@@ -65,11 +65,7 @@ class SftDataConfig(config.Config):
             "pad_to": ("bucket", "max"),
             "last_batch": ("drop", "keep"),
         }
-        for name, allowed in choices.items():
-            value = vars(self)[name]
-            if value not in allowed:
-                hint = config.did_you_mean(str(value), allowed)
-                yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
+        yield from config.choice_problems(self, choices)
         for name, least in {"max_target_length": 2, "batch_size": 1, "packing_window": 1}.items():
             if vars(self)[name] < least:
                 yield f"{name} must be at least {least}, got {vars(self)[name]}"

@@ -7,8 +7,6 @@ before the first step, and the report can name it. Data that does not fit in mem
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from tunix.data import (
     batching,
     errors,
@@ -81,25 +79,13 @@ def make_batches(
     """
     shard.require_divides(settings.batch_size)
     lay_out = batch_layout(tokenizer.pad_id(), settings, shard)
-    lengths = np.asarray([len(example.tokens) for example in examples], np.int64)
-
-    def pack(order: np.ndarray) -> list[list[int]]:
-        return packing.pack_windows(
-            order, lengths, capacity=settings.max_target_length, window=settings.packing_window
-        )
-
-    return iterators.Batches(
-        lambda: iterators.BatchIterator(
-            examples,
-            settings.batch_size,
-            settings.shuffle_seed,
-            settings.num_epochs,
-            collate=lay_out,
-            last_batch=settings.last_batch,
-            group=pack if settings.packing else None,
-            order=order,
-        )
+    pack = packing.packer(
+        [len(example.tokens) for example in examples],
+        capacity=settings.max_target_length,
+        window=settings.packing_window,
     )
+    group = pack if settings.packing else None
+    return iterators.Batches.of(examples, settings, lay_out, group=group, order=order)
 
 
 def batch_layout(

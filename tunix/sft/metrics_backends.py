@@ -3,6 +3,7 @@
 Backends are called from one thread, the writer's, and may be slow.
 """
 
+import abc
 import hashlib
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import math
 import os
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 from tunix.utils import json_lines
@@ -41,7 +43,40 @@ class TruncatableBackend(Protocol):
         """Drop everything logged for steps after ``step``."""
 
 
-class JsonLinesBackend:
+class StepBackend(abc.ABC):
+    """Collects the scalars of a step, which arrive one after the other, and writes them at once."""
+
+    def __init__(self):
+        """Begin without any."""
+        self._step = 0
+        self._values: dict[str, float] = {}
+
+    def log_scalar(self, event: str, value: float, step: int) -> None:
+        """Add a scalar to those of ``step``; a step that is logged again is written twice."""
+        if step != self._step or event in self._values:
+            self._end_step()
+        self._step = step
+        self._values[event] = value
+
+    def flush(self) -> None:
+        """Write the step in progress."""
+        self._end_step()
+
+    def close(self) -> None:
+        """Write the step in progress."""
+        self._end_step()
+
+    @abc.abstractmethod
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the scalars of one step, at least one."""
+
+    def _end_step(self) -> None:
+        if self._values:
+            self.write_step(self._step, self._values)
+            self._values = {}
+
+
+class JsonLinesBackend(StepBackend):
     """One line per step: ``{"step": 3, "train/loss": 1.25, ...}``.
 
     Scalars of one step that arrive one after the other share a line. What JSON has no numbers
@@ -49,20 +84,21 @@ class JsonLinesBackend:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        super().__init__()
         self._path = pathlib.Path(path)
-        self._line: dict[str, Any] = {}
         self._file: TextIO | None = None
 
-    def log_scalar(self, event: str, value: float, step: int) -> None:
-        """Add a scalar to the line of ``step``."""
-        if self._line and (self._line["step"] != step or event in self._line):
-            self._end_line()
-        self._line.setdefault("step", step)
-        self._line[event] = value if math.isfinite(value) else str(value)
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line."""
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
+        shown = {name: v if math.isfinite(v) else str(v) for name, v in values.items()}
+        self._file.write(json.dumps({"step": step, **shown}) + "\n")
 
     def flush(self) -> None:
         """Write the line in progress and hand everything to the operating system."""
-        self._end_line()
+        super().flush()
         if self._file is not None:
             self._file.flush()
 
@@ -73,19 +109,10 @@ class JsonLinesBackend:
 
     def close(self) -> None:
         """Write the line in progress and close the file."""
-        self._end_line()
+        super().close()
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _end_line(self) -> None:
-        if not self._line:
-            return
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(self._line) + "\n")
-        self._line = {}
 
 
 class TensorboardBackend:
@@ -129,7 +156,7 @@ class TensorboardBackend:
             self._writer = None
 
 
-class WandbBackend:
+class WandbBackend(StepBackend):
     """A run of Weights and Biases.
 
     A resumed run goes on in the same W&B run; steps that it logs again are ignored there, as W&B
@@ -153,32 +180,21 @@ class WandbBackend:
             raise ImportError(
                 "logging to Weights and Biases needs the package wandb: pip install 'tunix[wandb]'"
             )
+        super().__init__()
         self._directory = pathlib.Path(os.path.abspath(directory))
         self._project, self._mode = project, mode
         self._name = name or self._directory.name
         self._run: Any = None
-        self._step: int | None = None
-        self._values: dict[str, float] = {}
 
-    def log_scalar(self, event: str, value: float, step: int) -> None:
-        """Add a scalar; those of one step are sent together."""
-        if step != self._step or event in self._values:
-            self.flush()
-        self._step = step
-        self._values[event] = value
-
-    def flush(self) -> None:
-        """Hand the step in progress to W&B."""
-        if not self._values:
-            return
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Hand the step to W&B."""
         if self._run is None:
             self._run = self._start()
-        self._run.log(self._values, step=self._step)
-        self._values = {}
+        self._run.log(dict(values), step=step)
 
     def close(self) -> None:
         """Send what is left and end the run."""
-        self.flush()
+        super().close()
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -200,7 +216,7 @@ class WandbBackend:
         )
 
 
-class ConsoleBackend:
+class ConsoleBackend(StepBackend):
     """One readable line per step on standard output.
 
     Args:
@@ -208,24 +224,10 @@ class ConsoleBackend:
     """
 
     def __init__(self, stream: TextIO | None = None):
+        super().__init__()
         self._stream = stream
-        self._step: int | None = None
-        self._parts: dict[str, float] = {}
 
-    def log_scalar(self, event: str, value: float, step: int) -> None:
-        """Add a scalar to the line of ``step``."""
-        if step != self._step or event in self._parts:
-            self.flush()
-        self._step = step
-        self._parts[event] = value
-
-    def flush(self) -> None:
-        """Print the line in progress."""
-        if self._parts:
-            values = "  ".join(f"{name} {value:.4g}" for name, value in self._parts.items())
-            print(f"step {self._step}  {values}", file=self._stream or sys.stdout, flush=True)
-            self._parts = {}
-
-    def close(self) -> None:
-        """Print the line in progress."""
-        self.flush()
+    def write_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Print one line."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(f"step {step}  {shown}", file=self._stream or sys.stdout, flush=True)

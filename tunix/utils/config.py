@@ -6,7 +6,7 @@ is a sentence.
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 
@@ -37,6 +37,15 @@ def unknown_key_problems(
     for key in raw:
         if key not in known:
             yield f"unknown key {prefix + str(key)!r}{did_you_mean(str(key), known)}"
+
+
+def choice_problems(settings: "Config", choices: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Yield one sentence per field of ``settings`` that is none of its ``choices``."""
+    for name, allowed in choices.items():
+        value = vars(settings)[name]
+        if value not in allowed:
+            hint = did_you_mean(str(value), allowed)
+            yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,49 @@
+"""Functions of users that score replies: what they are called, what they take and return."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def takes_everything(fn: Callable[..., Any]) -> bool:
+    """Return whether a function has ``**kwargs``."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
+
+
+def taken(fn: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what to call a function with: all with ``**kwargs``, else what it names."""
+    if takes_everything(fn):
+        return dict(given)
+    parameters = inspect.signature(fn).parameters
+    return {name: value for name, value in given.items() if name in parameters}
+
+
+def required(fn: Callable[..., Any]) -> list[str]:
+    """Return the named arguments that a function cannot do without."""
+    return [
+        name
+        for name, p in inspect.signature(fn).parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+
+
+def is_score(value: object) -> bool:
+    """Return whether ``value`` is one finite real number; NumPy and JAX scalars count, bools not.
+
+    ``True`` as a score is more often a forgotten ``float(...)`` of the wrong thing than meant.
+    """
+    array = np.asarray(value)
+    return array.shape == () and array.dtype.kind in "iuf" and bool(np.isfinite(array))
+
+
+def name_of(fn: object) -> str:
+    """Return what to call a function, a bound method, a partial or a callable object."""
+    if isinstance(fn, functools.partial):
+        return name_of(fn.func)
+    if isinstance(fn, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)):
+        return fn.__name__
+    return type(fn).__name__
