@@ -94,27 +94,29 @@ def test_a_nested_use_leaves_the_outer_one_alone_and_an_error_does_not_strand_th
         pass
     assert not offload.is_offloaded, "it was on its device before"
     offload.offload()
-    with pytest.raises(ZeroDivisionError), offload.on_device():
+    with offload.on_device():
         with offload.on_device():
             pass
         assert not offload.is_offloaded
+    assert offload.is_offloaded
+    with pytest.raises(ZeroDivisionError), offload.on_device():
         raise ZeroDivisionError
     assert offload.is_offloaded
 
 
 def test_weights_that_another_model_shares_stay_with_it():
     policy = toys.tiny_decoder(num_layers=1)
-    reference = nnx.clone(policy, variables=False)
-    shared = nnx.state(policy)
-    nnx.update(reference, shared)
+    graphdef, state = nnx.split(policy)
+    reference = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
+    before = toys.leaves(state)
+    assert reference.norm.scale.get_value() is policy.norm.scale.get_value()
     host_offload.HostOffload(reference).offload()
-    assert all(np.isfinite(x).all() for x in toys.leaves(nnx.state(policy)))
+    toys.assert_bit_identical(toys.leaves(nnx.state(policy)), before)
 
 
 def test_a_decoder_with_adapters_computes_the_same_bits():
     model = toys.tiny_decoder(num_layers=1)
-    lora.apply_lora(model, lora.LoraConfig(rank=2, target_modules=("all-linear",)),
-                    rngs=nnx.Rngs(1))  # fmt: skip
+    lora.apply_lora(model, lora.LoraConfig(rank=2, alpha=4.0), rngs=nnx.Rngs(1))
     tokens = jnp.asarray([[1, 2, 3, 4]])
     run = jax.jit(lambda state: nnx.merge(graphdef, state).hidden(tokens)[0])
     graphdef = nnx.graphdef(model)

@@ -5,10 +5,12 @@ import numpy as np
 import optax
 import pytest
 
+from tunix.data import preference_batches, preference_config, preference_tokens
 from tunix.models import dummy_model_creator
 from tunix.models.llama3 import model as llama3
 from tunix.perf import machine
 from tunix.sft import memory_estimate, peft_trainer
+from tunix.sft.dpo import dpo_trainer
 
 
 def trainer_of(optimizer, **changes):
@@ -46,6 +48,37 @@ def test_the_compiler_needs_about_what_was_estimated(remat):
         account.argument_size_in_bytes, rel=0.01
     )
     scratch = account.temp_size_in_bytes
+    assert 0.75 * scratch < found.activations + found.gradients < 1.5 * scratch
+
+
+@pytest.mark.slow
+def test_it_holds_for_rows_of_a_prompt_with_two_answers():
+    rng = np.random.default_rng(0)
+
+    def ids(count):
+        return rng.integers(0, 2000, count).astype(np.int32)
+
+    def answer():
+        return preference_tokens.Answer(ids(193), np.ones(193, bool))
+
+    known = preference_tokens.RefLogps(-1.0, -2.0)
+    pairs = [
+        preference_tokens.TokenizedPair(ids(128), answer(), answer(), ref_logps=known)
+        for _ in range(8)
+    ]
+    settings = preference_config.PreferenceDataConfig(batch_size=8)
+    length = preference_batches.row_length(pairs, settings)
+    batch = next(iter(preference_batches.pair_batches(pairs, settings)))
+    assert batch.rows.tokens.shape == (8, length) == (8, 512)
+
+    options = dpo_trainer.DPOTrainingConfig(eval_every_n_steps=1, pbar_description=None)
+    model = trainer_of(optax.sgd(0.1)).model
+    trainer = dpo_trainer.DPOTrainer(model, None, optax.adamw(1e-3), options)
+    functions = trainer._stepper._step_functions()
+    inputs = trainer.model_input(batch)
+    compiled = functions.single.lower(trainer.state, trainer._stepper.frozen, inputs).compile()
+    scratch = compiled.memory_analysis().temp_size_in_bytes
+    found = trainer.memory_estimate(8, length)
     assert 0.75 * scratch < found.activations + found.gradients < 1.5 * scratch
 
 

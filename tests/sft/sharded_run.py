@@ -16,12 +16,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.sft import toys
 from tunix.perf import compile_counter
-from tunix.sft import peft_trainer, sharding_utils
+from tunix.sft import host_offload, peft_trainer, sharding_utils
+
+# Not Adam: its first steps are the signs of gradients, and turn rounding into whole steps.
+OPTIMIZER = optax.sgd(1e-4, momentum=0.9)
 
 
-def sharded_decoder(mesh):
+def sharded_decoder(mesh, **changes):
     """A decoder whose matrices are split along their first dimension that divides."""
-    model = toys.tiny_decoder()
+    model = toys.tiny_decoder(**changes)
     if mesh is not None:
         state = nnx.state(model)
         size = mesh.shape["fsdp"]
@@ -47,9 +50,7 @@ def run(num_devices, directory):
         checkpointing_options=ocp.CheckpointManagerOptions(save_interval_steps=2),
     )
     model = sharded_decoder(mesh)
-    # Not Adam: its first steps are the signs of gradients, and turn rounding into whole steps.
-    optimizer = optax.sgd(1e-4, momentum=0.9)
-    trainer = peft_trainer.PeftTrainer(model, optimizer, config)
+    trainer = peft_trainer.PeftTrainer(model, OPTIMIZER, config)
     data = [toys.token_batch(8, 8, seed=i) for i in range(8)]
     # The last evaluation batch does not divide by the devices.
     held_out = [toys.token_batch(8, 8, seed=100), toys.token_batch(3, 8, seed=101)]
@@ -67,35 +68,60 @@ def run(num_devices, directory):
     }  # fmt: skip
     trainer.close()
     if mesh is not None:
-        result["moved"] = moved(directory, data)
-    again = peft_trainer.PeftTrainer(sharded_decoder(mesh), optimizer, config)
+        counts = (2, jax.device_count())
+        result["moved"], _ = moved(f"{directory}/moved", data, sft_trainer, counts)
+    again = peft_trainer.PeftTrainer(sharded_decoder(mesh), OPTIMIZER, config)
     toys.assert_bit_identical(again.state, trainer.state)
     shardings = [jax.tree.map(lambda x: x.sharding, t.state) for t in (again, trainer)]
     assert shardings[0] == shardings[1]
     if mesh is not None:
         result["errors"] = errors(mesh)
+        result["offloaded"] = offloaded(mesh)
     return result
 
 
-def moved(directory, data):
-    """Losses of a run that starts on two devices and goes on, from its checkpoint, on all."""
+def sft_trainer(mesh, **settings):
+    config = peft_trainer.TrainingConfig(**settings)
+    return peft_trainer.PeftTrainer(sharded_decoder(mesh), OPTIMIZER, config)
+
+
+def moved(directory, data, make_trainer, counts):
+    """Losses of a run of four steps, and its trainer at their end.
+
+    The run starts on the first number of devices and goes on, from its checkpoint, on the second.
+    """
     losses = []
-    for count, steps in ((2, 2), (jax.device_count(), 4)):
-        config = peft_trainer.TrainingConfig(
+    for count, steps in zip(counts, (2, 4), strict=True):
+        mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",)) if count > 1 else None
+        trainer = make_trainer(
+            mesh,
             eval_every_n_steps=9,
             max_steps=steps,
             pbar_description=None,
             gradient_accumulation_steps=2,
-            checkpoint_root_directory=f"{directory}/moved",
+            checkpoint_root_directory=str(directory),
         )
-        mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",))
-        optimizer = optax.sgd(1e-4, momentum=0.9)
-        trainer = peft_trainer.PeftTrainer(sharded_decoder(mesh), optimizer, config)
         assert {len(x.sharding.device_set) for x in jax.tree.leaves(trainer.state)} == {count}
+        assert trainer.train_steps == steps - 2
         trainer.train(data)
         losses += trainer.metrics_logger.get_metric_history("", "loss", "train").tolist()
         trainer.close()
-    return losses
+    return losses, trainer
+
+
+def offloaded(mesh):
+    """Bytes on the host of a model that is split, and of its arrays; it returns as it was."""
+    model = sharded_decoder(mesh)
+    before = jax.tree.map(lambda x: x, nnx.state(model))
+    offload = host_offload.HostOffload(model)
+    offload.offload()
+    sizes = [offload.nbytes, sum(x.nbytes for x in jax.tree.leaves(before))]
+    offload.load()
+    toys.assert_bit_identical(nnx.state(model), before)
+    assert [x.sharding for x in jax.tree.leaves(nnx.state(model))] == [
+        x.sharding for x in jax.tree.leaves(before)
+    ]
+    return sizes
 
 
 def errors(mesh):

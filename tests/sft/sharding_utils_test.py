@@ -33,6 +33,8 @@ def test_losses_gradients_and_evaluation_do_not_depend_on_the_devices(
     assert "input_mask has 3 rows, which mesh axes ['fsdp']" in log
     # From a checkpoint of two devices onto all of them.
     np.testing.assert_allclose(result["moved"], on_one_device["losses"], rtol=1e-5)
+    on_host, whole = result["offloaded"]
+    assert on_host == whole, "arrays on every device are kept once"
     uneven, axis = result["errors"]
     assert f"tokens has 3 rows, which mesh axes ['fsdp'] of size {num_devices}" in uneven
     assert "change the batch size" in uneven

@@ -125,6 +125,28 @@ class Engine:
         # Weights that diverged may have left NaN, which even invisible slots would spread.
         self._state = None
 
+    def update(self, changed: nnx.State) -> None:
+        """Replace some of the weights by copies; takes effect at the next ``generate``.
+
+        Raises:
+            WeightMismatchError: If a leaf is unexpected or misshapen.
+        """
+        self._weights = self._sync.update(self._weights, changed)
+        self._version += 1
+        self._state = None
+
+    @property
+    def weights(self) -> weight_sync.SamplerWeights:
+        """The engine's own copy, as its programs read it."""
+        return self._weights
+
+    def hold(self, weights: weight_sync.SamplerWeights) -> None:
+        """Keep the same weights in other arrays, e.g. in host memory; frees the cache, too.
+
+        While they are not on the devices, nothing can be generated.
+        """
+        self._weights, self._state = weights, None
+
     def warmup(self, prompt_lengths: Sequence[int] | None = None) -> None:
         """Compile what prompts of these lengths need; by default, of every length.
 

@@ -84,12 +84,30 @@ class WeightSync:
             raise WeightMismatchError(problems)
         return self._lay_out(state)
 
+    def update(self, weights: SamplerWeights, changed: nnx.State) -> SamplerWeights:
+        """Return ``weights`` with copies of those in ``changed``; the others are not touched.
+
+        Raises:
+            WeightMismatchError: Listing every unexpected or misshapen leaf.
+        """
+        found = shapes_of(changed)
+        expected = {path: self._shapes[path] for path in found if path in self._shapes}
+        if problems := list(differences(expected, found)):
+            raise WeightMismatchError(problems)
+        new = self._lay_out(changed)
+        flat = dict(nnx.to_flat_state(weights.state)) | dict(nnx.to_flat_state(new.state))
+        return SamplerWeights(
+            state=nnx.from_flat_state(flat.items()),
+            head=weights.head if new.head is None else new.head,
+        )
+
     def _lay_out_state(self, state: nnx.State) -> SamplerWeights:
         if self._is_stacked:
             state = layout.unroll_state(state)
         flat = dict(nnx.to_flat_state(state))
-        table = flat["embed_tokens", "w"]
-        head = table[...].astype(jnp.bfloat16) if self._is_fast and self._is_tied else None
+        table = flat.get(("embed_tokens", "w"))
+        needs_head = self._is_fast and self._is_tied
+        head = table[...].astype(jnp.bfloat16) if needs_head and table is not None else None
         # A copy where there is nothing to cast: the trainer donates its own buffers.
         cast = {path: leaf.replace(self._cast(path, leaf)) for path, leaf in flat.items()}
         return SamplerWeights(state=nnx.from_flat_state(cast.items()), head=head)

@@ -7,12 +7,14 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from tunix.models import (
     families,
@@ -21,6 +23,7 @@ from tunix.models import (
     lora,
     model_card,
     safetensors_writer,
+    score_head,
     weights,
 )
 from tunix.models.transformer import config as config_lib
@@ -115,6 +118,41 @@ def save_merged(
     )
 
 
+def save_with_score(
+    model: nnx.Module,
+    score: Float[Array, " D"],
+    directory: str | pathlib.Path,
+    *,
+    source: str | pathlib.Path | None = None,
+    dtype: DTypeLike | None = None,
+    max_shard_size: str | int = "5GB",
+    card: model_card.ModelCard | None = None,
+    write_tokenizer: TokenizerWriter | None = None,
+) -> pathlib.Path:
+    """Save a reward model: ``score`` in place of the output head, adapters merged.
+
+    It is what transformers calls ``AutoModelForSequenceClassification`` with one label. The other
+    arguments are those of :func:`save_pretrained`.
+
+    Args:
+        model: The decoder whose last hidden states are scored.
+        score: What they are multiplied with.
+
+    Raises:
+        ExportError: As :func:`save_pretrained`.
+    """
+    return _save(
+        model,
+        directory,
+        source=source,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        card=card,
+        write_tokenizer=write_tokenizer,
+        score=score,
+    )
+
+
 def dense_parameters(model: decoder.Decoder) -> dict[str, weights.Parameter]:
     """Return the parameters of ``model`` as they would be with its adapters merged.
 
@@ -154,6 +192,7 @@ def _save(
     max_shard_size: str | int,
     card: model_card.ModelCard | None,
     write_tokenizer: TokenizerWriter | None,
+    score: Float[Array, " D"] | None = None,
 ) -> pathlib.Path:
     """Write all files; every check comes before the first byte."""
     assert isinstance(model, decoder.Decoder)
@@ -170,7 +209,10 @@ def _save(
     family = families.family_of_model(model)
     config = hf_files.make_config(family, model.config, stored, origin)
     table = family.weights_of_files(model.config)
-    tensors = weights.export_tensors(model, table, parameters=dense_parameters(model))
+    tensors: Any = weights.export_tensors(model, table, parameters=dense_parameters(model))
+    if score is not None:
+        config = score_head.make_config(config)
+        tensors = score_head.ScoredTensors(tensors, score)
     override = None if dtype is None else np.dtype(jnp.dtype(dtype))
     specs = {
         name: (shape, own if override is None else override)

@@ -33,8 +33,8 @@ class LoraConfig(config_lib.Config):
     use_dora: bool = False
     """Trains the length of every output column too (DoRA, arXiv:2402.09353)."""
     dropout: float = 0.0
-    """Part of an adapter's inputs that supervised training drops. Reinforcement learning drops
-    nothing: the log-probabilities that it compares must be those of one function."""
+    """Part of an adapter's inputs that training drops; a reference drops nothing. Reinforcement
+    learning must not drop: the log-probabilities that it compares are those of one function."""
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Other ranks: a regular expression for the end of a module path, and the rank of those."""
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)

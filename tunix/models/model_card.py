@@ -16,6 +16,9 @@ class ModelCard:
     training: str | None = None
     """One sentence about the training, e.g. ``Trained with `tunix sft` for 300 steps.``"""
 
+    auto_class: str = "AutoModelForCausalLM"
+    """What of transformers loads a full model."""
+
     def render(self, name: str, *, num_parameters: int, dtype: str) -> str:
         """Return the card of a full model called ``name``."""
         lines = [
@@ -26,9 +29,9 @@ class ModelCard:
             f"- Parameters: {num_parameters:,}, stored as {dtype}",
             "",
             "```python",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {self.auto_class}, AutoTokenizer",
             "",
-            f'model = AutoModelForCausalLM.from_pretrained("path/to/{name}")',
+            f'model = {self.auto_class}.from_pretrained("path/to/{name}")',
             f'tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")',
             "```",
             "",

@@ -137,7 +137,7 @@ class CheckpointManager:
         return is_saved
 
     def restore_state(
-        self, step: int, like: Mapping[str, Any]
+        self, step: int, like: Mapping[str, Any], *, partial: bool = False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays and the metadata saved at ``step``.
 
@@ -146,6 +146,7 @@ class CheckpointManager:
             like: Parts to restore, each a pytree of arrays or ``ShapeDtypeStruct`` that gives
                 structure, shapes, dtypes and shardings. Other parts of the checkpoint are not
                 read.
+            partial: Whether these parts may hold other arrays, too, which are not read.
 
         Raises:
             CheckpointMismatchError: Listing every array that is missing, unexpected or differs.
@@ -160,12 +161,14 @@ class CheckpointManager:
                 f"{sorted(manager.all_steps())}"
             )
         expected = {name: storage.abstract(tree) for name, tree in like.items()}
-        self._require_fit(step, expected)
+        self._require_fit(step, expected, partial)
         items: dict[str, Any] = {_METADATA: ocp.args.JsonRestore()}
         for name, wanted in expected.items():
             if wanted:
                 restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-                items[name] = ocp.args.PyTreeRestore(wanted, restore_args=restore_args)
+                items[name] = ocp.args.PyTreeRestore(
+                    wanted, restore_args=restore_args, partial_restore=partial
+                )
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         arrays = {
             name: storage.rebuilt(tree, restored[name] if expected[name] else {})
@@ -258,7 +261,10 @@ class CheckpointManager:
         return self._manager
 
     def _require_fit(
-        self, step: int, expected: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
+        self,
+        step: int,
+        expected: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]],
+        partial: bool,
     ) -> None:
         """Raise one error that lists all arrays that do not fit."""
         import orbax.checkpoint as ocp
@@ -273,7 +279,10 @@ class CheckpointManager:
             found: Any = {}
             if (root / item).exists():
                 found = ocp.PyTreeCheckpointHandler().metadata(root / item).tree
-            problems += storage.differences(item, wanted, tree_lib.named_leaves(found))
+            named = tree_lib.named_leaves(found)
+            if partial:
+                named = {name: x for name, x in named.items() if name in wanted}
+            problems += storage.differences(item, wanted, named)
         if problems:
             raise storage.CheckpointMismatchError(str(root), problems)
 

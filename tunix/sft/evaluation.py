@@ -1,7 +1,7 @@
 """Evaluation: sums and weights over the whole set, divided once."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +10,9 @@ from tunix.sft import inflight_throttler, loss_output, train_data
 
 if TYPE_CHECKING:
     from tunix.sft import peft_trainer
+
+EvalMetricsFn = Callable[["peft_trainer.PeftTrainer"], Mapping[str, float]]
+"""What else is measured at an evaluation: values by name."""
 
 
 class EvalData:
@@ -46,13 +49,14 @@ def rewinding(dataset: Iterable[Any]) -> Iterator[Any]:
 
 
 def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dict[str, float]:
-    """Return the mean loss and metrics over all batches.
+    """Return the mean loss and metrics over all batches, and what else the trainer measures.
 
     Every token counts by its weight, wherever it is: a short last batch counts less than a full
     one. Sums are added in double precision.
 
     Raises:
-        ValueError: If there is no batch, or nothing in them has any weight.
+        ValueError: If there is no batch, nothing in them has any weight, or two metrics have the
+            same name.
     """
     throttler = inflight_throttler.InflightThrottler(trainer.config.max_inflight_computations)
     outputs = []
@@ -66,7 +70,13 @@ def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dic
         if trainer.training_hooks is not None:
             loss: Any = loss_output.safe_ratio(output.loss_sum, output.weight_sum)
             trainer.training_hooks.on_eval_step_end(trainer, loss)
-    return _mean(jax.device_get(outputs))
+    means = _mean(jax.device_get(outputs))
+    if trainer.eval_metrics is None:
+        return means
+    more = trainer.eval_metrics(trainer)
+    if twice := sorted(means.keys() & more.keys()):
+        raise ValueError(f"with_eval_metrics measures {twice}, which evaluations have anyway")
+    return {**means, **more}
 
 
 def _batches(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> Iterator[Any]:

@@ -70,6 +70,7 @@ class PeftTrainer:
         self.config = training_config
         self.training_hooks: hooks.TrainingHooks | None = None
         self.data_hooks: hooks.DataHooks | None = None
+        self.eval_metrics: evaluation.EvalMetricsFn | None = None
         self.perf_tracer = perf_tracer or span.SpanTimer()
         self.checkpoint_manager = checkpoint_manager.CheckpointManager(
             training_config.checkpoint_root_directory, training_config.checkpointing_options
@@ -123,6 +124,16 @@ class PeftTrainer:
         self.data_hooks = data_hooks
         return self
 
+    def with_eval_metrics(self, eval_metrics: evaluation.EvalMetricsFn | None) -> Self:
+        """Set what every evaluation measures besides the loss; ``None`` measures nothing else.
+
+        Args:
+            eval_metrics: Called with the trainer, returns values by name. They are logged and
+                returned with the others, and can decide early stopping and the best checkpoint.
+        """
+        self.eval_metrics = eval_metrics
+        return self
+
     def clear_jit_cache(self) -> None:
         """Have the step functions traced again before the next step."""
         self._stepper.clear_jit_cache()
@@ -150,9 +161,15 @@ class PeftTrainer:
 
         Raises:
             TrainingInterrupted: After SIGINT, when the step was finished and saved.
+            ValueError: If there is something to measure at evaluations, and no ``eval_ds``.
         """
         self._stepper.set_jit(not skip_jit)
         self._reread_model = not cache_nnx_graph
+        if eval_ds is None and self.eval_metrics is not None:
+            raise ValueError(
+                "with_eval_metrics measures at evaluations, and train got no eval_ds; pass one, "
+                "or call with_eval_metrics(None)"
+            )
         training_loop.TrainingLoop(self, train_ds, eval_ds).run()
 
     def step_on(self, micro_batches: Sequence[Mapping[str, Any]]) -> step_handle.StepHandle:

@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "completions.jsonl"
 
     @property
+    def generations(self) -> pathlib.Path:
+        """Directory of the replies of every evaluation by generation."""
+        return self.path / "generations"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
         """Directory of checkpoints."""
         return self.path / "checkpoints"

@@ -87,6 +87,13 @@ class Stepper:
         """Let the model hold the current arrays."""
         self._split.write_back(self.state)
 
+    def replace_frozen(self, arrays: train_state.Arrays) -> None:
+        """Keep parameters that are not trained in other arrays with the same values."""
+        # In place: compiled steps hold on to this table.
+        self._split.frozen.update(arrays)
+        for name, array in arrays.items():
+            self._split.owners[name].set_raw_value(array)
+
     def read_model(self) -> None:
         """Take the model's arrays and structure as they are now; the optimizer's state stays."""
         split, params, variables = train_state.split_model(self.model)

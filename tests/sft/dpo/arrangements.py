@@ -1,19 +1,11 @@
-"""One optimizer step of every preference objective on the same examples, laid out in many ways.
-
-Run as ``python -m tests.sft.dpo.arrangements 1,2,4 OBJECTIVE ...`` it prints how far the steps on
-so many virtual devices are apart, as JSON; a process of its own, because the number of devices is
-fixed when JAX starts.
-"""
-
-import json
-import sys
+"""One optimizer step of every preference objective on the same examples, laid out in many ways."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.sft import toys
 from tests.sft.dpo import helpers
@@ -22,6 +14,8 @@ from tunix.sft.dpo import cpo_trainer, dpo_trainer, kto_trainer, simpo_trainer
 
 PAIRS, RATINGS = helpers.pairs(8), helpers.ratings(8)
 LOOP = {"eval_every_n_steps": 100, "pbar_description": None}
+# Its state is the gradient of the step.
+GRADIENT = optax.trace(decay=0.0)
 
 
 class OneLayer(nnx.Module):
@@ -50,12 +44,12 @@ def on_mesh(model, mesh):
 def dpo(make_model, **settings):
     config = dpo_trainer.DPOTrainingConfig(**LOOP, **settings)
     ref_model = None if settings.get("algorithm") == "orpo" else make_model(1)
-    return dpo_trainer.DPOTrainer(make_model(0), ref_model, optax.sgd(0.1), config)
+    return dpo_trainer.DPOTrainer(make_model(0), ref_model, GRADIENT, config)
 
 
 def kto(make_model):
     config = kto_trainer.KTOTrainingConfig(**LOOP, beta=0.3, undesirable_weight=0.7)
-    return kto_trainer.KTOTrainer(make_model(0), make_model(1), optax.sgd(0.1), config)
+    return kto_trainer.KTOTrainer(make_model(0), make_model(1), GRADIENT, config)
 
 
 OBJECTIVES = {
@@ -65,10 +59,10 @@ OBJECTIVES = {
     ),
     "orpo": lambda make: dpo(make, algorithm="orpo", lambda_orpo=0.5),
     "simpo": lambda make: simpo_trainer.SimPOTrainer(
-        make(0), optax.sgd(0.1), simpo_trainer.SimPOTrainingConfig(**LOOP)
+        make(0), GRADIENT, simpo_trainer.SimPOTrainingConfig(**LOOP)
     ),
     "cpo": lambda make: cpo_trainer.CPOTrainer(
-        make(0), optax.sgd(0.1), cpo_trainer.CPOTrainingConfig(**LOOP)
+        make(0), GRADIENT, cpo_trainer.CPOTrainingConfig(**LOOP)
     ),
     "kto": kto,
 }
@@ -105,7 +99,7 @@ def arrangements_of(objective):
 
 
 def step(trainer, batches):
-    """Loss, metrics and parameters after one step from where the trainer stands; it stays there."""
+    """Loss, metrics and gradient of one step from where the trainer stands; it stays there."""
     start = jax.tree.map(jnp.copy, trainer.state)
     handle = trainer.step_on([trainer.model_input(batch) for batch in batches])
     skip = ("learning_rate", "skipped_steps", "status")
@@ -114,36 +108,15 @@ def step(trainer, batches):
     found = {k: v for k, v in metrics.items() if not k.startswith("rewards/")}
     if rewards := [v for k, v in metrics.items() if k.startswith("rewards/")]:
         found["rewards"] = np.array(rewards)
-    found |= {k: np.asarray(v) for k, v in trainer.state.params.items()}
+    gradient = trainer.state.opt_state.trace
+    found["gradient"] = np.concatenate([np.ravel(gradient[name]) for name in sorted(gradient)])
     trainer._stepper.replace_state(start)
     return found
 
 
 def differences(one, other):
-    """The largest difference of each array relative to its largest entry."""
+    """The norm of each difference relative to the norm of the first, or to 1e-3."""
     assert one.keys() == other.keys()
     return {
-        k: float(np.abs(one[k] - other[k]).max() / max(np.abs(one[k]).max(), 1e-3)) for k in one
+        k: float(np.linalg.norm(one[k] - other[k]) / max(np.linalg.norm(one[k]), 1e-3)) for k in one
     }
-
-
-def main(counts, names):
-    """Print the worst difference of objectives between one device and several."""
-    worst = {}
-    for name in names:
-        make_trainer = OBJECTIVES[name]
-        batches = arrangements_of(name)["unequal micro-batches"]
-        want = None
-        for count in counts:
-            mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",)) if count > 1 else None
-            trainer = make_trainer(lambda seed, m=mesh: on_mesh(OneLayer(seed=seed), m))
-            found = step(trainer, batches)
-            want = found if want is None else want
-            sizes = {len(x.sharding.device_set) for x in trainer.state.params.values()}
-            assert sizes == {count}, sizes
-            worst[f"{name}, {count} devices"] = max(differences(want, found).values())
-    json.dump(worst, sys.stdout)
-
-
-if __name__ == "__main__":
-    main([int(count) for count in sys.argv[1].split(",")], sys.argv[2:])

@@ -106,6 +106,7 @@ def test_a_mix_is_the_weighted_sum_of_its_losses():
         ({"discopop_tau": 0.1}, "discopop_tau is not read by loss_type 'sigmoid'"),
         ({"lambda_orpo": 0.2}, "lambda_orpo is not read by loss_type 'sigmoid'"),
         ({"algorithm": "orpo", "beta": 0.2}, "beta is not read by algorithm 'orpo'"),
+        ({"algorithm": "orpo", "offload_reference": True}, "offload_reference is not read by"),
         ({"algorithm": "orpo", "loss_type": "ipo"}, "loss_type is not read by algorithm 'orpo'"),
     ],
     ids=str,

@@ -313,6 +313,16 @@ def test_a_margin_asks_for_more():
     assert found.loss_sum > plain.loss_sum
 
 
+def test_rewards_are_pulled_towards_zero():
+    model = reward_model.RewardModel(toys.tiny_decoder(num_layers=1), rngs=nnx.Rngs(0))
+    batch = reward_batch(PAIRS)
+    config = reward_trainer.RewardTrainingConfig(**LOOP, center_rewards_coefficient=0.3)
+    objective = reward_trainer.RewardTrainer.objective_of(config)
+    plain, centred = (x.loss(model, batch) for x in (reward_trainer.RewardObjective(), objective))
+    sums = np.asarray(model.rewards(batch.rows)).sum(axis=1)
+    np.testing.assert_allclose(centred.loss_sum - plain.loss_sum, 0.3 * (sums**2).sum(), rtol=1e-4)
+
+
 def test_rows_without_last_tokens_have_no_reward():
     model = reward_model.RewardModel(toys.tiny_decoder(num_layers=1), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="make the batches with with_last=True"):

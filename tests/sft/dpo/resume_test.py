@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import virtual_devices
 from tests.sft import resume_test, toys
 from tests.sft.dpo import resumable_run
 
@@ -51,3 +52,15 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
 def test_a_run_killed_five_times_continues_bit_for_bit(tmp_path):
     # Each beyond the checkpoint before it, or the next process would never get there.
     assert_continues(tmp_path, sorted(random.SystemRandom().sample(range(2, STEPS), 5)))
+
+
+def check_moved(tmp_path, *counts):
+    found = virtual_devices.run("tests.sft.dpo.sharded_run", tmp_path, *counts, devices=8)
+    assert len(found) == len(counts)
+    print(found)
+    assert max(x for each in found.values() for x in each.values()) < 1e-5, found
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_onto_twice_as_many_devices(tmp_path):
+    check_moved(tmp_path, 1, 2, 4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from tunix.data import preference_batching
 from tunix.models import lora
@@ -18,7 +18,11 @@ from tunix.ops import linear_logprob, segment_mask
 
 
 def answer_logps(
-    model: Any, rows: preference_batching.AnswerRows, *, adapters: bool = True
+    model: Any,
+    rows: preference_batching.AnswerRows,
+    *,
+    adapters: bool = True,
+    dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "R A"]:
     """Return the log-probability of every answer, 0 where there is none.
 
@@ -30,13 +34,15 @@ def answer_logps(
         model: The language model.
         rows: Where prompts and answers lie.
         adapters: False computes the base model, without LoRA.
+        dropout_key: Drops inputs of adapters, as their dropout says; a prompt that answers share
+            is computed once, so it drops the same for all of them. ``None`` drops nothing.
 
     Raises:
         ValueError: If a foreign module is asked to leave its adapters out.
     """
     rows = jax.tree.map(jnp.asarray, rows)
     if decoder_lib.has_hidden(model):
-        logps = _decoder_logps(model, rows, adapters)
+        logps = _decoder_logps(model, rows, adapters, dropout_key)
     elif adapters:
         logps = _foreign_logps(model, rows)
     else:
@@ -48,8 +54,16 @@ def answer_logps(
     return jnp.where(members, logps[:, :, None], 0.0).sum(axis=1)
 
 
+def training_key(model: Any) -> PRNGKeyArray | None:
+    """Return the key of one training pass; ``None`` if nothing drops, or in evaluation."""
+    return model.dropout_key() if decoder_lib.has_hidden(model) else None
+
+
 def _decoder_logps(
-    model: decoder_lib.Decoder, rows: preference_batching.AnswerRows, adapters: bool
+    model: decoder_lib.Decoder,
+    rows: preference_batching.AnswerRows,
+    adapters: bool,
+    dropout_key: PRNGKeyArray | None,
 ) -> Float[Array, "R M"]:
     hidden, _ = model.hidden(
         rows.tokens,
@@ -57,6 +71,7 @@ def _decoder_logps(
         segment_ids=rows.segment_ids,
         prefix_ids=rows.prefix_ids,
         adapters=adapters,
+        dropout_key=dropout_key,
     )
     states = jnp.take_along_axis(hidden, rows.source[:, :, None], axis=1)
     head = model.output_head()

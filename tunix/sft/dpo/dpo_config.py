@@ -43,6 +43,9 @@ class DPOTrainingConfig(preference_config.PreferenceTrainingConfig):
     lambda_orpo: float = 0.1
     """Weight of ORPO's odds ratio term."""
 
+    offload_reference: bool = False
+    """Keep ``ref_model`` in host memory, and on the devices only while a batch needs it."""
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
@@ -105,7 +108,8 @@ class DPOTrainingConfig(preference_config.PreferenceTrainingConfig):
         """Yield a sentence per setting that differs from its default and that nothing reads."""
         if self.algorithm == "orpo":
             read, owner = {"lambda_orpo"}, "algorithm 'orpo'"
-            unread = {"loss_type", "loss_weights", "rpo_alpha", *self._settings}
+            unread = {"loss_type", "loss_weights", "rpo_alpha", "offload_reference"}
+            unread |= {*self._settings}
         else:
             losses = [pair_objective.ALL_LOSSES[name] for name in self.loss_types]
             read = {option for loss in losses for option in loss.options}

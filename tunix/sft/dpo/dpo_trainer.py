@@ -41,7 +41,7 @@ class DPOTrainer(preference_trainer.PreferenceTrainer):
         perf_tracer: Adds up where the time goes.
 
     Raises:
-        ValueError: If the reference is the policy itself.
+        ValueError: If the reference is the policy itself, or there is none to offload.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class DPOTrainer(preference_trainer.PreferenceTrainer):
             optimizer,
             training_config,
             objective=make_objective(training_config),
+            offload_reference=training_config.offload_reference,
             tokenizer=tokenizer,
             metrics_logger=metrics_logger,
             perf_tracer=perf_tracer,

@@ -32,7 +32,7 @@ class KTOObjective:
     is_coupled = True
 
     def statistics(self, model: Any, batch: preference_batching.RatingBatch) -> RatioSum:
-        """Return what the reference point of the step is made of."""
+        """Return what the reference point of the step is made of; adapters drop nothing in it."""
         logps = jax.lax.stop_gradient(answer_logps.answer_logps(model, batch.foreign))
         valid = jnp.asarray(batch.foreign.lengths) > 0
         ratio = jnp.where(valid, logps - _known(batch.ref_foreign_logps), 0.0)
@@ -58,7 +58,8 @@ class KTOObjective:
         """
         kl = self.couple([self.statistics(model, batch)])[0] if context is None else context
         valid = (jnp.asarray(batch.rows.lengths) > 0).reshape(-1)
-        logps = answer_logps.answer_logps(model, batch.rows).reshape(-1)
+        key = answer_logps.training_key(model)
+        logps = answer_logps.answer_logps(model, batch.rows, dropout_key=key).reshape(-1)
         ratio = jnp.where(valid, logps - _known(batch.ref_logps).reshape(-1), 0.0)
         good = jnp.asarray(batch.is_desirable).reshape(-1)
         losses = kto_loss.kto(

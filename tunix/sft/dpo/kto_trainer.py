@@ -27,6 +27,9 @@ class KTOTrainingConfig(training_config.TrainingConfig):
     undesirable_weight: float = 1.0
     """Weight of bad answers."""
 
+    offload_reference: bool = False
+    """Keep ``ref_model`` in host memory, and on the devices only while a batch needs it."""
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
@@ -53,7 +56,7 @@ class KTOTrainer(preference_trainer.PreferenceTrainer):
         perf_tracer: Adds up where the time goes.
 
     Raises:
-        ValueError: If the reference is the policy itself.
+        ValueError: If the reference is the policy itself, or there is none to offload.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class KTOTrainer(preference_trainer.PreferenceTrainer):
                 desirable_weight=training_config.desirable_weight,
                 undesirable_weight=training_config.undesirable_weight,
             ),
+            offload_reference=training_config.offload_reference,
             metrics_logger=metrics_logger,
             perf_tracer=perf_tracer,
         )

@@ -75,7 +75,10 @@ class PairObjective:
         return any(term.is_coupled for term in self.terms)
 
     def statistics(self, model: Any, batch: preference_batching.PairBatch) -> PairsOfBatch:
-        """Return what the other micro-batches of the step have to know of this one."""
+        """Return what the other micro-batches of the step have to know of this one.
+
+        Adapters drop nothing in it: a pair is compared with what the policy says of the others.
+        """
         return pairs_of(answer_logps.answer_logps(model, batch.rows), batch)
 
     def couple(self, statistics: Sequence[PairsOfBatch]) -> list[aot.Partners]:
@@ -95,10 +98,11 @@ class PairObjective:
             batch: Pairs, with the reference's log-probabilities where they are needed.
             context: From :meth:`couple`; by default the batch is a whole step.
         """
-        found = self.statistics(model, batch)
+        key = answer_logps.training_key(model)
+        found = pairs_of(answer_logps.answer_logps(model, batch.rows, dropout_key=key), batch)
         pairs, valid = found
         if context is None and self.is_coupled:
-            (context,) = self.couple([found])
+            (context,) = self.couple([found if key is None else self.statistics(model, batch)])
         losses = sum(term.losses(pairs, context) for term in self.terms)
         return loss_output.LossOutput(
             loss_sum=jnp.where(valid, losses, 0.0).sum(),

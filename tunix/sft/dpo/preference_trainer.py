@@ -10,7 +10,7 @@ from flax import nnx
 from tunix.data import preference_batching, tokenize
 from tunix.models import lora
 from tunix.perf import span
-from tunix.sft import loss_output, peft_trainer, step_handle, training_config
+from tunix.sft import loss_output, memory_estimate, peft_trainer, step_handle, training_config
 from tunix.sft.dpo import inputs, preference_config
 from tunix.sft.dpo import reference as reference_lib
 
@@ -58,12 +58,14 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
         optimizer: Gets the gradient of the mean loss of each optimizer step.
         training_config: Settings of the loop.
         objective: What is trained.
+        offload_reference: Whether the weights of ``ref_model`` wait in host memory, now and
+            after training, and are on the devices only while a batch needs them.
         tokenizer: Needed for batches of strings only; a ``TokenizerAdapter``.
         metrics_logger: Where metrics go; by default made from the config.
         perf_tracer: Adds up where the time goes.
 
     Raises:
-        ValueError: If the reference is the policy itself.
+        ValueError: If the reference is the policy itself, or there is none to offload.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
         training_config: training_config.TrainingConfig,
         *,
         objective: Objective,
+        offload_reference: bool = False,
         tokenizer: tokenize.Tokenizer | None = None,
         metrics_logger: peft_trainer.MetricsLogger | None = None,
         perf_tracer: span.SpanTimer | None = None,
@@ -83,6 +86,12 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
                 "ref_model is the model that is trained, so it would move along; pass a copy of "
                 "it, or None if the model has LoRA adapters"
             )
+        if offload_reference and (ref_model is None or not objective.needs_reference):
+            raise ValueError(
+                "offload_reference moves the weights of ref_model, and none is used: a reference "
+                "that is the policy without its adapters, or that the data holds, takes no memory "
+                "of its own; set offload_reference to False"
+            )
         super().__init__(model, optimizer, training_config, metrics_logger, perf_tracer)
         self.objective, self.tokenizer = objective, tokenizer
         self._reference: reference_lib.Reference | None = None
@@ -91,6 +100,7 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
                 model if ref_model is None else ref_model,
                 adapters=ref_model is not None,
                 data_sharding_axis=training_config.data_sharding_axis,
+                offload=offload_reference,
             )
         self.with_loss_fn(objective.loss)
 
@@ -147,10 +157,17 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
                 "has no LoRA adapters to leave out, and the batch holds no ref_logps; give one of "
                 "them"
             )
-        if isinstance(batch, preference_batching.RatingBatch):
-            foreign = self._reference(batch.foreign)
-            batch = dataclasses.replace(batch, ref_foreign_logps=foreign)
-        return dataclasses.replace(batch, ref_logps=self._reference(batch.rows))
+        with self._reference.on_device():
+            if isinstance(batch, preference_batching.RatingBatch):
+                foreign = self._reference(batch.foreign)
+                batch = dataclasses.replace(batch, ref_foreign_logps=foreign)
+            return dataclasses.replace(batch, ref_logps=self._reference(batch.rows))
+
+    def memory_estimate(self, rows: int, row_length: int) -> memory_estimate.MemoryEstimate:
+        """Return what steps will take, in bytes, with a reference that stays on the devices."""
+        found = super().memory_estimate(rows, row_length)
+        reference = 0 if self._reference is None else self._reference.nbytes
+        return dataclasses.replace(found, frozen=found.frozen + reference)
 
     def step_on(self, micro_batches: Sequence[Mapping[str, Any]]) -> step_handle.StepHandle:
         """Take one optimizer step, see :meth:`PeftTrainer.step_on`."""

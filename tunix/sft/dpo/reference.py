@@ -1,11 +1,13 @@
 """Log-probabilities under a model that is not trained."""
 
+import contextlib
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from tunix.data import preference_batching
-from tunix.sft import sharding_utils
+from tunix.sft import host_offload, sharding_utils
 from tunix.sft.dpo import answer_logps
 
 
@@ -17,12 +19,20 @@ class Reference:
         adapters: Whether it computes with its LoRA adapters. False makes the policy of a LoRA
             run its own reference: no second copy of the weights.
         data_sharding_axis: Mesh axes that the rows of a batch are split over.
+        offload: Whether the weights wait in host memory, from now on, and are on the devices
+            during calls alone. Nothing changes in the numbers; each call moves all weights.
     """
 
     def __init__(
-        self, model: nnx.Module, *, adapters: bool, data_sharding_axis: tuple[str, ...] = ()
+        self,
+        model: nnx.Module,
+        *,
+        adapters: bool,
+        data_sharding_axis: tuple[str, ...] = (),
+        offload: bool = False,
     ):
         self._model, self._axis = model, data_sharding_axis
+        self._is_policy = not adapters
         # The structure is split once; the arrays change while the policy is trained.
         graphdef, state = nnx.split(model)
         self._mesh = sharding_utils.mesh_of(state)
@@ -31,6 +41,22 @@ class Reference:
             return answer_logps.answer_logps(nnx.merge(graphdef, state), rows, adapters=adapters)
 
         self._logps = jax.jit(logps)
+        self._offload = host_offload.HostOffload(model) if offload else None
+        if self._offload is not None:
+            self._offload.offload()
+
+    def on_device(self) -> contextlib.AbstractContextManager[nnx.Module]:
+        """Keep the weights on the devices between calls, where they are moved at all."""
+        if self._offload is None:
+            return contextlib.nullcontext(self._model)
+        return self._offload.on_device()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes on the devices between calls, beside the policy."""
+        if self._is_policy or self._offload is not None:
+            return 0
+        return sum(x.nbytes for x in jax.tree.leaves(nnx.state(self._model, nnx.Param)))
 
     def __call__(self, rows: preference_batching.AnswerRows) -> Float[Array, "R A"]:
         """Return the log-probability of every answer, 0 where there is none."""
@@ -38,4 +64,5 @@ class Reference:
             rows = sharding_utils.shard_input(
                 rows, self._axis, mesh=self._mesh, replicate_uneven=True
             )
-        return self._logps(nnx.state(self._model), rows)
+        with self.on_device() as model:
+            return self._logps(nnx.state(model), rows)

@@ -6,7 +6,7 @@ Axes: ``R`` rows of ``T`` tokens, ``A`` answers of a row, ``D`` channels.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from tunix.data import preference_batching
 from tunix.models import lora
@@ -29,11 +29,14 @@ class RewardModel(nnx.Module):
         kind = nnx.LoRAParam if lora.is_lora_enabled(decoder) else nnx.Param
         self.score = kind(jax.random.normal(rngs.params(), (size,)) * (size + 1) ** -0.5)
 
-    def rewards(self, rows: preference_batching.AnswerRows) -> Float[Array, "R A"]:
+    def rewards(
+        self, rows: preference_batching.AnswerRows, *, dropout_key: PRNGKeyArray | None = None
+    ) -> Float[Array, "R A"]:
         """Return the reward of every answer; what stands where there is none means nothing.
 
         Args:
             rows: Prompts and answers, laid down with their last tokens (``with_last=True``).
+            dropout_key: Drops inputs of adapters, as their dropout says; ``None`` drops nothing.
 
         Raises:
             ValueError: If they were laid down without.
@@ -50,6 +53,7 @@ class RewardModel(nnx.Module):
             rows.positions,
             segment_ids=rows.segment_ids,
             prefix_ids=rows.prefix_ids,
+            dropout_key=dropout_key,
         )
         states = jnp.take_along_axis(hidden, ends[:, :, None], axis=1)
         return states.astype(jnp.float32) @ self.score[...].astype(jnp.float32)

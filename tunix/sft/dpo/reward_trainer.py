@@ -1,14 +1,14 @@
 """Training a reward model on pairs of answers (Bradley-Terry)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from tunix.data import preference_batching
-from tunix.sft import loss_output
+from tunix.sft import loss_output, memory_estimate
 from tunix.sft.dpo import (
     pair_objective,
     preference_config,
@@ -17,12 +17,29 @@ from tunix.sft.dpo import (
 )
 from tunix.sft.dpo import reward_model as reward_model_lib
 
-RewardTrainingConfig = preference_config.PreferenceTrainingConfig
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardTrainingConfig(preference_config.PreferenceTrainingConfig):
+    """Settings of reward models."""
+
+    center_rewards_coefficient: float | None = None
+    """Weight of ``(R(y_w) + R(y_l)) ** 2``, which pulls rewards towards 0 without telling answers
+    apart (arXiv:2312.09244); ``None`` for none."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        if self.center_rewards_coefficient is not None:
+            yield from preference_config.positive_problems(
+                center_rewards_coefficient=self.center_rewards_coefficient
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardObjective:
     """The Bradley-Terry loss, with the margins that the data gives."""
+
+    center_rewards_coefficient: float | None = None
 
     needs_reference = False
     is_coupled = False
@@ -42,9 +59,12 @@ class RewardObjective:
     ) -> loss_output.LossOutput:
         """Return the summed loss of the pairs, their number and metrics."""
         valid = jnp.asarray(batch.rows.lengths).reshape(-1, 2)[:, 0] > 0
-        chosen, rejected = model.rewards(batch.rows).reshape(-1, 2).T
+        rewards = model.rewards(batch.rows, dropout_key=model.decoder.dropout_key())
+        chosen, rejected = rewards.reshape(-1, 2).T
         margin = jnp.asarray(batch.margin).reshape(-1)
         losses = preference_losses.bradley_terry(chosen, rejected, margin)
+        if self.center_rewards_coefficient is not None:
+            losses = losses + self.center_rewards_coefficient * (chosen + rejected) ** 2
         metrics = {
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
@@ -67,8 +87,15 @@ class RewardTrainer(reference_free_trainer.ReferenceFreeTrainer[RewardTrainingCo
 
     @staticmethod
     def objective_of(config: RewardTrainingConfig, /) -> RewardObjective:
-        """Return the objective, which has no settings."""
-        return RewardObjective()
+        """Return what a config trains."""
+        return RewardObjective(center_rewards_coefficient=config.center_rewards_coefficient)
+
+    def memory_estimate(self, rows: int, row_length: int) -> memory_estimate.MemoryEstimate:
+        """Return what steps will take, in bytes, the decoder's activations included."""
+        found, model = super().memory_estimate(rows, row_length), self.model
+        assert isinstance(model, reward_model_lib.RewardModel)
+        activations = memory_estimate.activation_bytes(model.decoder.config, rows * row_length)
+        return dataclasses.replace(found, activations=activations)
 
     @property
     def reads_last_token(self) -> bool:

@@ -1,0 +1,53 @@
+"""Reward models in the format of transformers: a score in place of the output head.
+
+That of ``AutoModelForSequenceClassification`` with one label.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from tunix.models import weights
+from tunix.utils import config as config_lib
+
+SCORE = "score.weight"
+"""``[1, D]``: what the last hidden state is multiplied with."""
+
+OUTPUT_HEAD = "lm_head.weight"
+
+_LANGUAGE_MODEL, _CLASSIFIER = "ForCausalLM", "ForSequenceClassification"
+
+
+class ScoredTensors:
+    """The tensors of a language model with a score in place of its output head."""
+
+    def __init__(self, tensors: weights.Export, score: Float[Array, " D"]):
+        self._tensors, self._score = tensors, np.asarray(score)[None]
+
+    @property
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of every tensor, in the order in which they come."""
+        found = {name: x for name, x in self._tensors.tensors.items() if name != OUTPUT_HEAD}
+        return found | {SCORE: (self._score.shape, self._score.dtype)}
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield name and array."""
+        yield from ((name, array) for name, array in self._tensors if name != OUTPUT_HEAD)
+        yield SCORE, self._score
+
+
+def make_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``config.json`` of a reward model, made of that of its language model.
+
+    Raises:
+        ConfigError: If transformers has no classifier of its architecture.
+    """
+    names = config["architectures"]
+    if not all(name.endswith(_LANGUAGE_MODEL) for name in names):
+        problem = f"architectures {names}: a score is for text models (...{_LANGUAGE_MODEL}) only"
+        raise config_lib.ConfigError("reward model", [problem])
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    renamed = [name.removesuffix(_LANGUAGE_MODEL) + _CLASSIFIER for name in names]
+    return {**config, **labels, "architectures": renamed}
