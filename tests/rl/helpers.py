@@ -122,16 +122,22 @@ def share_of_odd_characters(completions, **columns):
     return [sum(ord(c) % 2 for c in text) / 6 for text in completions]
 
 
-def make_cluster(actor=None, *, reference=None, rollout=ROLLOUT, learning_rate=2e-2, **training):
-    settings = {"eval_every_n_steps": 1000, "pbar_description": None, **training}
+def make_cluster(
+    actor=None, *, critic=None, reference=None, rollout=ROLLOUT, learning_rate=2e-2, **training
+):
+    settings = {
+        "eval_every_n_steps": 1000,
+        "pbar_description": None,
+        "actor_optimizer": optax.adam(learning_rate),
+        **training,
+    }
     return rl_cluster.RLCluster(
         actor=tiny_decoder() if actor is None else actor,
+        critic=critic,
         reference=reference,
         tokenizer=CharTokenizer(),
         cluster_config=rl_cluster.ClusterConfig(
-            training_config=rl_cluster.RLTrainingConfig(
-                actor_optimizer=optax.adam(learning_rate), **settings
-            ),
+            training_config=rl_cluster.RLTrainingConfig(**settings),
             rollout_config=rollout,
         ),
     )

@@ -293,3 +293,11 @@ def test_a_wrong_value_is_an_error_whatever_failures_count_as():
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         rewards.Reward(**settings)
+
+
+def test_a_function_is_called_what_its_settings_call_it():
+    def one(prompt, completion):
+        return 1.0
+
+    manager = rewards.RewardManager([one, rewards.Reward(fn=one, name="again")])
+    assert manager.names == ("one", "again")

@@ -218,12 +218,14 @@ def test_bad_settings_are_one_clear_error(changes, message):
         config_with(**changes)
 
 
-def test_roles_on_different_meshes_are_refused():
+def test_a_role_without_a_mesh_takes_the_actors():
     devices = np.asarray(jax.devices()[:1])
     one, two = jax.sharding.Mesh(devices, ("fsdp",)), jax.sharding.Mesh(devices, ("tp",))
-    with pytest.raises(config_lib.ConfigError, match="must share one mesh"):
-        config_with(role_to_mesh={Role.ACTOR: one, Role.ROLLOUT: two})
-    assert config_with(role_to_mesh={Role.ACTOR: one, Role.ROLLOUT: one}).mesh == one
+    config = config_with(role_to_mesh={Role.ACTOR: one, Role.ROLLOUT: two})
+    assert [config.mesh(role) for role in (Role.CRITIC, Role.ROLLOUT)] == [one, two]
+    assert config_with(role_to_mesh={Role.ROLLOUT: two}).mesh(Role.CRITIC) is None
+    with pytest.raises(config_lib.ConfigError, match="role_to_mesh has the key 'actor'"):
+        config_with(role_to_mesh={"actor": one})
 
 
 @pytest.mark.slow

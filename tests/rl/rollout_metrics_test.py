@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,23 @@ def test_metrics_of_the_critic_are_combined_like_those_of_the_actor():
         "critic/loss": 2.0,
         "critic/skipped_steps": 1.0,
     }
+
+
+def test_staleness_counts_tokens_by_hand():
+    # 2 tokens of version 3, 5 of versions 3, 3, 4, 4, 5; 5 steps taken.
+    group = make_group([1.0, 0.0], [2, 5], [0.5, -0.5])
+    old, mixed = (dataclasses.replace(one, policy_version=3) for one in group.trajectories)
+    mixed = dataclasses.replace(mixed, token_versions=np.asarray([3, 3, 4, 4, 5]))
+    group = dataclasses.replace(group, trajectories=[old, mixed])
+    found = rollout_metrics.staleness([group], 5)
+    assert found == pytest.approx({"staleness": (2 * 4 + 2 * 1) / 7, "staleness_max": 2.0})
+    assert rollout_metrics.is_stale([group], 5)
+    fresh = dataclasses.replace(group, trajectories=[dataclasses.replace(old, policy_version=5)])
+    assert not rollout_metrics.is_stale([fresh], 5)
+
+
+def test_what_compares_with_an_older_sampler_is_no_mismatch():
+    update = {"loss": 1.0, "mismatch_max": 0.1, "mismatch_weight": 1.0}
+    update["mismatch_weight_square"] = 2.0
+    expected = {"loss": 1.0, "off_policy_max": 0.1, "off_policy_ess": 0.5}
+    assert rollout_metrics.update_metrics([update], is_stale=True) == expected

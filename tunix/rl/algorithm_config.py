@@ -8,7 +8,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tunix.rl import advantages, aggregation, function_registry, losses, rewards
+from tunix.rl import (
+    abstract_reward_manager,
+    advantages,
+    aggregation,
+    function_registry,
+    losses,
+)
 from tunix.rl import rollout_correction as rollout_correction_lib
 from tunix.utils import config as config_lib
 
@@ -31,6 +37,14 @@ class AlgorithmConfig(config_lib.Config):
 
     num_iterations: int = 1
     """How often every rollout is trained on; μ in the paper."""
+
+    off_policy_steps: int = 0
+    """How many steps before the newest weights each rollout is sampled with: always so many, once
+    there are. Sampling, scoring and training then overlap; 0 does one after the other."""
+
+    partial_rollout_tokens: int | None = None
+    """Tokens that a completion is sampled at a time; when enough prompts are finished for a step,
+    those that are not go on in later steps, under newer weights. ``None`` finishes all at once."""
 
     beta: float = 0.04
     """Weight of the KL penalty to the reference policy; 0 needs no reference at all."""
@@ -68,8 +82,11 @@ class AlgorithmConfig(config_lib.Config):
     rollout_correction_limit: float = 2.0
     """The largest such weight, see ``rollout_correction``."""
 
-    reward_manager: str | type[rewards.RewardManager] = "sequence-level"
-    """Runs the reward functions: a name in ``REWARD_MANAGERS`` or a class like those."""
+    reward_manager: str | Callable[..., abstract_reward_manager.AbstractRewardManager] = (
+        "sequence-level"
+    )
+    """Runs the reward functions and makes one reward of what they say: a name in
+    ``REWARD_MANAGERS``, a class like those, or any ``fn(reward_fns, weights)`` that makes one."""
 
     reward_weights: Sequence[float] | None = None
     """One factor per reward function; ``None`` weighs all alike."""
@@ -92,6 +109,13 @@ class AlgorithmConfig(config_lib.Config):
         for name in ("num_generations", "num_iterations"):
             if getattr(self, name) < 1:
                 yield f"{name} must be at least 1, got {getattr(self, name)}"
+        if self.off_policy_steps < 0:
+            yield f"off_policy_steps must not be negative, got {self.off_policy_steps}"
+        if self.partial_rollout_tokens is not None and self.partial_rollout_tokens < 1:
+            yield (
+                "partial_rollout_tokens must be at least 1, or None to finish all completions at "
+                f"once, got {self.partial_rollout_tokens}"
+            )
         if not self.beta >= 0.0:
             yield f"beta must not be negative, got {self.beta}"
         yield from self._clip_problems()
@@ -99,6 +123,8 @@ class AlgorithmConfig(config_lib.Config):
             yield f"entropy_coef must not be negative, got {self.entropy_coef}"
         for name in ("policy_loss_fn", "loss_algo", "loss_agg_mode", "reward_manager"):
             yield from choice_problems(name, getattr(self, name))
+        if isinstance(self.reward_manager, abstract_reward_manager.AbstractRewardManager):
+            yield "reward_manager must be a class, which the learner makes one of; got an object"
         yield from self._estimator_problems()
         if self.rollout_correction is not None:
             yield from choice_problems("rollout_correction", self.rollout_correction)
@@ -122,6 +148,11 @@ class AlgorithmConfig(config_lib.Config):
             yield f"epsilon_c must be above 1, got {self.epsilon_c}"
         if self.policy_loss_fn == "cispo":
             yield "epsilon_c is not read by policy_loss_fn 'cispo'; leave it out"
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether the policy that samples may be older than the one that is trained."""
+        return self.off_policy_steps > 0 or self.partial_rollout_tokens is not None
 
     @property
     def clip_range(self) -> tuple[float, float]:
@@ -162,7 +193,7 @@ class AlgorithmConfig(config_lib.Config):
         return None if chosen is None else resolve("rollout_correction", chosen)
 
     @property
-    def reward_manager_class(self) -> Callable[..., rewards.RewardManager]:
+    def reward_manager_class(self) -> Callable[..., abstract_reward_manager.AbstractRewardManager]:
         """What the reward functions are run with."""
         return resolve("reward_manager", self.reward_manager)
 

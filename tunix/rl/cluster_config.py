@@ -1,7 +1,7 @@
 """Settings of a cluster: where the roles live, how they sample and how the actor is trained."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import optax
 from jax.sharding import Mesh
@@ -9,15 +9,19 @@ from jax.sharding import Mesh
 from tunix.models.transformer import sharding
 from tunix.rl import alarms as alarms_lib
 from tunix.rl import roles
-from tunix.rl.rollout import base_rollout, vanilla_rollout
+from tunix.rl.rollout import base_rollout, mock_rollout, vanilla_rollout
 from tunix.sft import training_config
 from tunix.utils import config as config_lib
 
 Role = roles.Role
 Mode = roles.Mode
 
-ROLLOUT_ENGINES: Mapping[str, type[base_rollout.BaseRollout]] = {
-    "vanilla": vanilla_rollout.VanillaRollout
+EngineFactory = Callable[..., base_rollout.BaseRollout]
+"""A subclass of ``BaseRollout``, or what makes one from the same arguments."""
+
+ROLLOUT_ENGINES: Mapping[str, EngineFactory] = {
+    "vanilla": vanilla_rollout.VanillaRollout,
+    "mock": mock_rollout.MockRollout,
 }
 
 DEFAULT_SLOTS = 32
@@ -38,6 +42,10 @@ class RLTrainingConfig(training_config.TrainingConfig):
     memory and speed, not the result."""
     rollout_micro_batch_size: int = DEFAULT_SLOTS
     """Completions decoded at the same time."""
+    compute_logps_micro_batch_size: int | None = None
+    """Rows of tokens, each with room for a prompt and its completions at their greatest lengths,
+    whose log-probabilities or values are computed at a time outside of the update; by default,
+    those of a training micro-batch. Changes memory and speed, not the result."""
     alarms: alarms_lib.AlarmConfig | None = dataclasses.field(
         default_factory=alarms_lib.AlarmConfig
     )
@@ -46,7 +54,12 @@ class RLTrainingConfig(training_config.TrainingConfig):
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
-        for name in ("mini_batch_size", "train_micro_batch_size", "rollout_micro_batch_size"):
+        for name in (
+            "mini_batch_size",
+            "train_micro_batch_size",
+            "rollout_micro_batch_size",
+            "compute_logps_micro_batch_size",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"{name} must be at least 1 or None, got {value}"
@@ -67,16 +80,23 @@ class ClusterConfig(config_lib.Config):
     rollout_config: base_rollout.RolloutConfig | Mapping[Mode, base_rollout.RolloutConfig]
     """How to sample; by mode if evaluation samples differently."""
     role_to_mesh: Mapping[Role, Mesh] = dataclasses.field(default_factory=dict)
-    """Devices of the roles, the same for all; by default, where the actor is."""
-    rollout_engine: str | type[base_rollout.BaseRollout] = "vanilla"
+    """Devices of the roles and how they are arranged. Equal meshes share devices; different ones
+    split them, in any shapes. A role that is not named is where the actor is, and the actor where
+    its model is."""
+    rollout_engine: str | EngineFactory = "vanilla"
     """A name in ``ROLLOUT_ENGINES`` or your own :class:`BaseRollout`."""
+    offload_to_cpu: bool = False
+    """Keep models that are not in use in host memory while others use their devices; see
+    ``docs/explanation/cluster.md``. Changes memory and speed, not the result."""
+    verify_weight_sync: bool = False
+    """Compare checksums of the rollout's weights and the actor's after every sync."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
-        meshes = list(self.role_to_mesh.values())
-        if any(mesh != meshes[0] for mesh in meshes):
-            yield "role_to_mesh gives roles different meshes; all roles must share one mesh for now"
+        for role in self.role_to_mesh:
+            if not isinstance(role, Role):
+                yield f"role_to_mesh has the key {role!r}; keys are {[str(r) for r in Role]}"
         engine = self.rollout_engine
         if isinstance(engine, str) and engine not in ROLLOUT_ENGINES:
             hint = config_lib.did_you_mean(engine, ROLLOUT_ENGINES)
@@ -95,14 +115,13 @@ class ClusterConfig(config_lib.Config):
             return self.rollout_config
         return self.rollout_config.get(mode, self.rollout_config[Mode.TRAIN])
 
-    @property
-    def mesh(self) -> Mesh | None:
-        """The mesh of all roles, if one is given."""
-        mesh = next(iter(self.role_to_mesh.values()), None)
+    def mesh(self, role: Role) -> Mesh | None:
+        """Return the mesh of a role, if one is given to it or to the actor."""
+        mesh = self.role_to_mesh.get(role, self.role_to_mesh.get(Role.ACTOR))
         return None if mesh is None else sharding.with_propagated_axes(mesh)
 
     @property
-    def engine_class(self) -> type[base_rollout.BaseRollout]:
-        """The rollout engine as a class."""
+    def engine_factory(self) -> EngineFactory:
+        """What makes the rollout engine."""
         engine = self.rollout_engine
         return ROLLOUT_ENGINES[engine] if isinstance(engine, str) else engine

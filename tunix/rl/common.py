@@ -91,18 +91,14 @@ def policy_logps(
         ValueError: If a foreign module is asked to leave its adapters out.
     """
     if decoder.has_hidden(model):
-        logps, entropy = _decoder_logps(model, batch, adapters, with_entropy)
-    elif adapters:
-        logps, entropy = _foreign_logps(model, batch, with_entropy)
-    else:
+        states = predicting_states(model, batch, adapters=adapters)
+        return logps_of_states(model, states, batch, with_entropy=with_entropy)
+    if not adapters:
         raise ValueError(
             f"{type(model).__name__} is not a tunix decoder, so its adapters cannot be switched "
             "off; give the cluster a reference model"
         )
-    return PolicyLogps(
-        logps=by_sequence(logps, batch.slot),
-        entropy=None if entropy is None else by_sequence(entropy, batch.slot),
-    )
+    return _by_sequence(*_foreign_logps(model, batch, with_entropy), batch)
 
 
 def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
@@ -110,9 +106,10 @@ def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
     return policy_logps(model, batch).logps
 
 
-def _decoder_logps(
-    model: decoder.Decoder, batch: PolicyBatch, adapters: bool, with_entropy: bool
-) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
+def predicting_states(
+    model: decoder.Decoder, batch: PolicyBatch, *, adapters: bool = True
+) -> Float[Array, "N D"]:
+    """Return the hidden states that predict completion tokens, one for every target."""
     hidden, _ = model.hidden(
         batch.tokens,
         batch.positions,
@@ -120,9 +117,20 @@ def _decoder_logps(
         prefix_ids=batch.prefix_ids,
         adapters=adapters,
     )
+    return hidden.reshape(-1, hidden.shape[-1])[batch.source]
+
+
+def logps_of_states(
+    model: decoder.Decoder,
+    states: Float[Array, "N D"],
+    batch: PolicyBatch,
+    *,
+    with_entropy: bool = False,
+) -> PolicyLogps:
+    """Return what the model's output head makes of :func:`predicting_states`."""
     head = model.output_head()
-    return linear_logprob.linear_logprob(
-        hidden.reshape(-1, hidden.shape[-1])[batch.source],
+    logps, entropy = linear_logprob.linear_logprob(
+        states,
         head.weight,
         batch.targets,
         softcap=head.softcap,
@@ -130,6 +138,16 @@ def _decoder_logps(
         with_entropy=with_entropy,
         head_needs_grad=not lora.is_lora_enabled(model),
         precision=dot_lib.resolve_precision(model.config.precision),
+    )
+    return _by_sequence(logps, entropy, batch)
+
+
+def _by_sequence(
+    logps: Float[Array, " N"], entropy: Float[Array, " N"] | None, batch: PolicyBatch
+) -> PolicyLogps:
+    return PolicyLogps(
+        logps=by_sequence(logps, batch.slot),
+        entropy=None if entropy is None else by_sequence(entropy, batch.slot),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from tunix.rl import experience, prompt_batch, rewards, rl_cluster
+from tunix.rl import abstract_reward_manager, experience, prompt_batch, rewards, rl_cluster
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,11 @@ class Evaluation:
 def evaluate(
     cluster: rl_cluster.RLCluster,
     batches: Iterable[Mapping[str, Any]],
-    reward_fns: rewards.RewardManager | rewards.RewardFn | Sequence[rewards.RewardFn],
+    reward_fns: (
+        abstract_reward_manager.AbstractRewardManager
+        | rewards.RewardFn
+        | Sequence[rewards.RewardFn]
+    ),
     *,
     key: PRNGKeyArray,
     temperature: float | None = None,
@@ -73,7 +77,7 @@ def evaluate(
         PromptBatchError: If there are no questions.
         RewardError: If a reward function fails.
     """
-    if not isinstance(reward_fns, rewards.RewardManager):
+    if not isinstance(reward_fns, abstract_reward_manager.AbstractRewardManager):
         reward_fns = rewards.RewardManager(reward_fns)
     batch = prompt_batch.concatenate(batches)
     reward_fns.check_columns([*batch, *prompt_batch.ROLLOUT_COLUMNS])

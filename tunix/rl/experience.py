@@ -1,14 +1,21 @@
 """One rollout of the policy: sampled, rewarded, and turned into groups with advantages."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from tunix.rl import (
+    abstract_reward_manager,
+    prompt_batch,
+    reward_shaping,
+    rewards,
+    rl_cluster,
+    trajectory,
+)
 from tunix.rl import advantages as advantages_lib
-from tunix.rl import prompt_batch, reward_shaping, rewards, rl_cluster, trajectory
 from tunix.rl.rollout import base_rollout
 
 
@@ -46,7 +53,7 @@ def sample(
 def score(
     output: base_rollout.RolloutOutput,
     batch: Mapping[str, Sequence[Any]],
-    reward_manager: rewards.RewardManager,
+    reward_manager: abstract_reward_manager.AbstractRewardManager,
     *,
     num_samples: int,
 ) -> Scored:
@@ -65,6 +72,7 @@ def score(
     columns[prompt_batch.COMPLETION_IDS] = [one.token_ids for one in output.completions]
     prompts = prompt_batch.repeated(output.prompts, num_samples)
     result = reward_manager(prompts, output.text, columns)
+    rewards.require_rewards(result.total, type(reward_manager).__name__, prompts, output.text)
     return Scored(output=output, prompts=prompts, columns=columns, rewards=result)
 
 
@@ -124,3 +132,20 @@ def with_length_penalty(
 def lengths_of(scored: Scored) -> Int[np.ndarray, " B"]:
     """Return the number of tokens of every completion."""
     return np.asarray([len(one.token_ids) for one in scored.output.completions])
+
+
+def measured(
+    scored: Scored,
+    groups: Sequence[trajectory.Group],
+    metric_fns: Iterable[Callable[..., Mapping[str, Any]]],
+) -> Iterator[Mapping[str, Any]]:
+    """Yield what the user's metric functions say of a rollout."""
+    advantages = np.asarray([t.advantage for group in groups for t in group.trajectories])
+    for metric_fn in metric_fns:
+        yield metric_fn(
+            prompts=scored.prompts,
+            completions=scored.output.text,
+            rewards=scored.rewards.total,
+            advantages=advantages,
+            **scored.columns,
+        )

@@ -9,13 +9,21 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from tunix.rl import advantages, aggregation, kl, losses, rewards, rollout_correction
+from tunix.rl import (
+    abstract_reward_manager,
+    advantages,
+    aggregation,
+    kl,
+    losses,
+    rewards,
+    rollout_correction,
+)
 from tunix.rl import token_advantages as token_advantages_lib
 from tunix.utils import config as config_lib
 
 FnT = TypeVar("FnT", bound=Callable[..., Any])
 
-REWARD_MANAGERS: Mapping[str, type[rewards.RewardManager]] = {
+REWARD_MANAGERS: Mapping[str, type[abstract_reward_manager.AbstractRewardManager]] = {
     "sequence-level": rewards.RewardManager
 }
 
@@ -140,7 +148,7 @@ def get_advantage_estimator(name: str) -> Callable[..., Any]:
 
 
 def register_reward_manager(name: str) -> Callable[[FnT], FnT]:
-    """Return a decorator that names a class like :class:`tunix.rl.rewards.RewardManager`."""
+    """Return a decorator that names a class like those of :mod:`tunix.rl.reward_manager`."""
     return default_registry.register("reward_manager", name)
 
 

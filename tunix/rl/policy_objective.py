@@ -33,10 +33,41 @@ def policy_objective(
     Raises:
         ValueError: If ``kl_beta`` is not 0 and there are no ``ref_logps``.
     """
-    computed = batch.computed
-    with_entropy = config.log_entropy or config.entropy_coef is not None
-    policy = common.policy_logps(model, batch, with_entropy=with_entropy)
-    logps = policy.logps
+    policy = common.policy_logps(model, batch, with_entropy=needs_entropy(config))
+    return objective_of_logps(policy, batch, config=config, kl_beta=kl_beta, kl_fn=kl_fn)
+
+
+def needs_entropy(config: algorithm_config.AlgorithmConfig) -> bool:
+    """Return whether the objective reads the policy's entropy."""
+    return config.log_entropy or config.entropy_coef is not None
+
+
+def objective_of_logps(
+    policy: common.PolicyLogps,
+    batch: common.PolicyBatch,
+    *,
+    config: algorithm_config.AlgorithmConfig,
+    kl_beta: float = 0.0,
+    kl_fn: kl.KLEstimator = kl.k3,
+    further_loss: Float[Array, "S C"] | None = None,
+    further_metrics: losses.Metrics | None = None,
+) -> loss_output.LossOutput:
+    """Return :func:`policy_objective` of what the policy said of the tokens.
+
+    Args:
+        policy: Log-probabilities, with entropy where the settings read it.
+        batch: See :func:`policy_objective`, also for the next three.
+        config: Which ratio, clip, correction and aggregation.
+        kl_beta: Weight of the KL in the loss.
+        kl_fn: How it is estimated.
+        further_loss: Loss of every token that is added before they are aggregated, 0 where
+            nothing is computed.
+        further_metrics: What is logged of it.
+
+    Raises:
+        ValueError: If ``kl_beta`` is not 0 and there are no ``ref_logps``.
+    """
+    computed, logps = batch.computed, policy.logps
     old_logps = jax.lax.stop_gradient(logps) if batch.old_logps is None else batch.old_logps
 
     log_ratio = config.importance_fn(logps, old_logps, computed)
@@ -59,6 +90,9 @@ def policy_objective(
         metrics = metrics | {"entropy": losses.masked_sum(policy.entropy, computed)}
         if config.entropy_coef is not None:
             per_token = per_token - config.entropy_coef * policy.entropy
+    if further_loss is not None:
+        per_token = per_token + further_loss
+    metrics = metrics | (further_metrics or {})
     mismatch, worst_mismatch = rollout_correction.mismatch_metrics(
         logps, batch.sampler_logps, computed
     )

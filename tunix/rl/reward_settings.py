@@ -11,9 +11,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from tunix.utils import config as config_lib
+from tunix.utils import score_functions
 
 RewardFn = Callable[..., Any]
 """For a batch: ``fn(prompts, completions, **columns)`` returns a list, a number or ``None`` per
@@ -60,7 +59,11 @@ class Reward(config_lib.Config):
             yield f"workers must be at least 1, got {self.workers}"
         if self.time_limit is not None and not self.time_limit > 0.0:
             yield f"time_limit must be positive (seconds), got {self.time_limit}"
-        is_known = self.on_error is None or self.on_error == "raise" or is_score(self.on_error)
+        is_known = (
+            self.on_error is None
+            or self.on_error == "raise"
+            or score_functions.is_score(self.on_error)
+        )
         if not is_known:
             yield f"on_error must be 'raise', None or a finite number, got {self.on_error!r}"
         if not callable(self.fn):
@@ -96,7 +99,7 @@ class Reward(config_lib.Config):
     @property
     def title(self) -> str:
         """What to call the function."""
-        return self.name or name_of(self.fn)
+        return self.name or score_functions.name_of(self.fn)
 
     @property
     def takes_samples(self) -> bool:
@@ -125,13 +128,8 @@ class Reward(config_lib.Config):
     @property
     def required_columns(self) -> list[str]:
         """Columns that the function cannot do without."""
-        return [
-            name
-            for name, p in inspect.signature(self.fn).parameters.items()
-            if p.default is p.empty
-            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            and name not in (*BATCH_ARGUMENTS, *SAMPLE_ARGUMENTS)
-        ]
+        texts = (*BATCH_ARGUMENTS, *SAMPLE_ARGUMENTS)
+        return [name for name in score_functions.required(self.fn) if name not in texts]
 
     def arguments(
         self,
@@ -142,34 +140,15 @@ class Reward(config_lib.Config):
         """Return the keyword arguments of every call: all with ``**kwargs``, else what is named."""
         if not self.takes_samples:
             given = {**columns, "prompts": list(prompts), "completions": list(completions)}
-            return [self._taken(given)]
+            return [score_functions.taken(self.fn, given)]
         return [
-            self._taken(
+            score_functions.taken(
+                self.fn,
                 {name: values[i] for name, values in columns.items()}
-                | {"prompt": prompts[i], "completion": completions[i]}
+                | {"prompt": prompts[i], "completion": completions[i]},
             )
             for i in range(len(completions))
         ]
-
-    def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
-        if takes_everything(self.fn):
-            return given
-        parameters = inspect.signature(self.fn).parameters
-        return {name: value for name, value in given.items() if name in parameters}
-
-
-def takes_everything(fn: RewardFn) -> bool:
-    """Return whether a function has ``**kwargs``."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
-
-
-def is_score(value: object) -> bool:
-    """Return whether ``value`` is one finite real number; NumPy and JAX scalars count, bools not.
-
-    ``True`` as a score is more often a forgotten ``float(...)`` of the wrong thing than meant.
-    """
-    array = np.asarray(value)
-    return array.shape == () and array.dtype.kind in "iuf" and bool(np.isfinite(array))
 
 
 def unique_names(settings: Sequence[Reward]) -> list[str]:
@@ -182,12 +161,3 @@ def unique_names(settings: Sequence[Reward]) -> list[str]:
             unique = f"{one.title}_{count}"
         names.append(unique)
     return names
-
-
-def name_of(fn: object) -> str:
-    """Return what to call a function, a bound method, a partial or a callable object."""
-    if isinstance(fn, functools.partial):
-        return name_of(fn.func)
-    if isinstance(fn, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)):
-        return fn.__name__
-    return type(fn).__name__

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tunix.rl import reward_runner, reward_settings
+from tunix.rl import abstract_reward_manager, reward_runner, reward_settings
 from tunix.utils import config as config_lib
+from tunix.utils import score_functions
 
 Reward = reward_settings.Reward
+RewardResult = abstract_reward_manager.RewardResult
 RewardFn = reward_settings.RewardFn | Reward
 """A function, or one with settings."""
 
@@ -43,41 +45,12 @@ class RewardError(ValueError):
         return "reward functions failed:" + "".join(f"\n  - {p}" for p in self.problems)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardResult:
-    """What every function said about every completion, and the weighted sum."""
-
-    total: Float[np.ndarray, " B"]
-    per_function: Mapping[str, Float[np.ndarray, " B"]]
-    """Unweighted scores by function name, in the order the functions were given; NaN where a
-    function does not apply."""
-    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Time each function took."""
-    failed: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Completions whose score is ``on_error`` in place of the function's."""
-
-    def scores_of(self, i: int) -> dict[str, float | None]:
-        """Return the scores of one completion, ``None`` where a function does not apply."""
-        return {
-            name: None if np.isnan(values[i]) else float(values[i])
-            for name, values in self.per_function.items()
-        }
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """What running the functions was like: seconds, and share of failed samples, of each."""
-        return {
-            **{f"reward_seconds/{name}": seconds for name, seconds in self.seconds.items()},
-            **{f"reward_failed/{name}": n / len(self.total) for name, n in self.failed.items()},
-        }
-
-
-class RewardManager:
+class RewardManager(abstract_reward_manager.AbstractRewardManager):
     """Runs reward functions concurrently and adds up their scores.
 
     The total of a completion is the sum of ``weight * score`` over the functions that apply to
-    it. A completion to which none applies is an error: it has no reward, and a made-up one would
-    be trained on.
+    it; a subclass may say otherwise in :meth:`combine`. A completion to which none applies is an
+    error: it has no reward, and a made-up one would be trained on.
 
     Args:
         reward_fns: One or several: functions, or :class:`Reward` for those with settings.
@@ -107,7 +80,7 @@ class RewardManager:
         problems += [
             f"reward_weights must be finite, got {w}"
             for w in weights
-            if not reward_settings.is_score(w)
+            if not score_functions.is_score(w)
         ]
         if problems:
             raise config_lib.ConfigError("rewards", problems)
@@ -185,6 +158,23 @@ class RewardManager:
             failed={name: len(outcome.failures) for name, outcome in outcomes.items()},
         )
 
+    def combine(self, scores: Mapping[str, Float[np.ndarray, " B"]]) -> Float[np.ndarray, " B"]:
+        """Return the reward of every completion: here the weighted sum.
+
+        Args:
+            scores: What every function said, by name; NaN where it does not apply, which is not
+                the case for all functions at once.
+        """
+        return sum(
+            (self.weights[name] * np.nan_to_num(values) for name, values in scores.items()),
+            start=np.zeros(()),
+        )
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The factor of every function, by name."""
+        return self._weights
+
     def close(self) -> None:
         """End the processes of functions that run in some."""
         self._finalizer()
@@ -202,10 +192,33 @@ class RewardManager:
                     "return a number"
                 ]
             )
-        total = np.zeros(len(without))
-        for name, values in scores.items():
-            total = total + self._weights[name] * np.nan_to_num(values)
-        return total
+        return require_rewards(
+            self.combine(scores),
+            f"{type(self).__name__}.combine",
+            samples.prompts,
+            samples.completions,
+        )
+
+
+def require_rewards(
+    total: Any, owner: str, prompts: Sequence[str], completions: Sequence[str]
+) -> Float[np.ndarray, " B"]:
+    """Return rewards, after checking that there is a finite one for every completion.
+
+    Raises:
+        RewardError: If not; names ``owner``, which made them, and the first sample.
+    """
+    found = np.asarray(total, np.float64)
+    if found.shape != (len(completions),):
+        problem = f"{owner} returned shape {found.shape} for {len(completions)} completions"
+        raise RewardError([f"{problem}; one number for each is expected"])
+    if (faults := np.flatnonzero(~np.isfinite(found))).size:
+        i = int(faults[0])
+        where = _Samples(prompts=list(prompts), completions=list(completions)).describe(i)
+        raise RewardError(
+            [f"{owner} returned {found[i]} for {faults.size} completions, first at {where}"]
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,7 +263,7 @@ def _value_problems(name: str, values: object, samples: _Samples) -> list[str]:
     values = list(values)
     if len(values) != len(samples.completions):
         return [f"{name} returned {len(values)} rewards for {len(samples.completions)} completions"]
-    faults = [i for i, v in enumerate(values) if v is not None and not reward_settings.is_score(v)]
+    faults = [i for i, v in enumerate(values) if v is not None and not score_functions.is_score(v)]
     problems = [
         f"{name} returned {values[i]!r} where a finite number is expected, "
         f"at {samples.describe(i)}{_hint(values[i])}"

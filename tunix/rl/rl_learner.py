@@ -1,8 +1,9 @@
 """The loop of reinforcement learning: sample, score, update, sync; log, evaluate, save."""
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax.numpy as jnp
@@ -22,14 +23,18 @@ from tunix.rl import (
     experience,
     log_ratio,
     packing,
+    partial_collect,
+    partial_rollout,
     prompt_batch,
     rewards,
     rl_cluster,
     rl_loop,
     rollout_metrics,
+    rollout_turn,
     trajectory,
 )
 from tunix.rl import kl as kl_lib
+from tunix.rl.rollout import base_rollout
 from tunix.sft import loss_output, step_handle
 
 TrainingInputT = Mapping[str, Sequence[Any]]
@@ -75,15 +80,22 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             reward_fns, algo_config.reward_weights
         )
         self.metric_fns = tuple(metric_fns or ())
-        self._rollout_config = rl_cluster.config.rollout(Mode.TRAIN)
+        self.rollout_config = rl_cluster.config.rollout(Mode.TRAIN)
+        """How completions are sampled in training."""
         self._training_config = rl_cluster.config.training_config
         self._trainer = rl_cluster.actor_trainer.with_loss_fn(self.loss_fn)
         options = self._training_config.metrics_logging_options
         self.completions_log = completions_log.CompletionsLog(
             None if options is None else options.directory / "completions.jsonl"
         )
-        self.global_steps = _restored_steps(rl_cluster)
+        self.global_steps = rl_loop.restored_steps(rl_cluster)
         """Rollouts trained on, those before a resume included."""
+        self.carried: Sequence[partial_rollout.Group] = ()
+        """Groups that are not finished; with ``partial_rollout_tokens``."""
+        partial_rollout.check(
+            algo_config.partial_rollout_tokens, self.rollout_config.max_tokens_to_generate
+        )
+        self.turns = rollout_turn.Turns()
 
     @property
     def num_generations(self) -> int:
@@ -96,6 +108,19 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         return self.algo_config.num_iterations
 
     @property
+    def off_policy_steps(self) -> int:
+        """How many steps before the newest weights each rollout is sampled with."""
+        return self.algo_config.off_policy_steps
+
+    @property
+    def samples_once(self) -> bool:
+        """Whether ``collect`` samples once and draws nothing.
+
+        With ``off_policy_steps`` the next rollout is then sampled while this one is scored.
+        """
+        return self.algo_config.partial_rollout_tokens is None
+
+    @property
     def advantage_fn(self) -> advantages_lib.AdvantageFn:
         """What turns the rewards of a rollout into advantages of completions."""
         return self.algo_config.advantage_fn
@@ -103,7 +128,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
     @property
     def max_completion_length(self) -> int:
         """Tokens after which a completion is cut off."""
-        return self._rollout_config.max_tokens_to_generate
+        return self.rollout_config.max_tokens_to_generate
 
     @property
     def needs_reference(self) -> bool:
@@ -163,33 +188,51 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         batch: TrainingInputT,
         draw: Callable[[], TrainingInputT | None] = lambda: None,
     ) -> list[trajectory.Group]:
-        """Sample completions for a batch of prompts, train on them and return them.
+        """Sample completions for a batch of prompts, train on them at once and return them.
 
         Args:
             batch: Columns, ``prompts`` among them.
             draw: Returns the next batch of the data, for algorithms that need more than one.
         """
-        collected = self.collect(batch, draw)
+        with self._turn_of_its_own():
+            collected = self.collect(batch, draw)
+        groups = self.learn(collected)
+        with self.rl_cluster.perf.span("sync"):
+            self.rl_cluster.sync_weights()
+        return groups
+
+    def learn(self, collected: dynamic_sampling.Collected) -> list[trajectory.Group]:
+        """Train on a rollout, log it, and return its groups; the rollout's weights stay."""
+        staleness = rollout_metrics.staleness(collected.groups, self._trainer.train_steps)
         trained = self.assign_credit(list(collected.groups))
         updates = self._update(trained)
         if self.algo_config.log_token_ratio:
             logps = self.per_token(trained, self.rl_cluster.get_old_per_token_logps)
             trained = log_ratio.with_log_ratios(trained, logps)
         groups = [*trained, *collected.discarded]
-        with self.rl_cluster.perf.span("sync"):
-            self.rl_cluster.sync_weights()
         self.global_steps += 1
         self.completions_log.append(groups, step=self._trainer.train_steps)
         self.rl_cluster.buffer_metrics(rollout_metrics.rollout_metrics(groups))
-        self.rl_cluster.buffer_metrics(rollout_metrics.update_metrics(updates))
-        self.rl_cluster.buffer_metrics(collected.metrics)
+        is_stale = staleness["staleness_max"] > 0.0
+        self.rl_cluster.buffer_metrics(rollout_metrics.update_metrics(updates, is_stale=is_stale))
+        self.rl_cluster.buffer_metrics({**collected.metrics, **staleness})
         return groups
+
+    @contextlib.contextmanager
+    def _turn_of_its_own(self) -> Iterator[None]:
+        """Have what is sampled and measured in the body belong to the step in progress."""
+        turn = rollout_turn.Turn(step=self.global_steps, policy_version=self._trainer.train_steps)
+        with self.turns.taking(turn):
+            yield
+        for metrics in turn.metrics:
+            self.rl_cluster.buffer_metrics(metrics)
 
     def collect(
         self, batch: TrainingInputT, draw: Callable[[], TrainingInputT | None]
     ) -> dynamic_sampling.Collected:
         """Return the groups of this step; ``draw`` gives further batches of prompts."""
-        del draw
+        if self.algo_config.partial_rollout_tokens is not None:
+            return partial_collect.collect(self, batch, draw)
         return dynamic_sampling.Collected(groups=self.rollout(batch))
 
     def assign_credit(self, groups: list[trajectory.Group]) -> list[trajectory.Group]:
@@ -244,53 +287,58 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             batch: Columns, ``prompts`` among them.
             call: Which rollout of this step; each draws differently.
         """
+        turn = self.turns.current
+        if turn is None:
+            with self._turn_of_its_own():
+                return self.rollout(batch, call)
         columns = prompt_batch.check(batch)
         self.reward_manager.check_columns([*columns, *prompt_batch.ROLLOUT_COLUMNS])
-        cluster, num_samples = self.rl_cluster, self.num_generations
-        with cluster.perf.span("rollout"):
-            output = experience.sample(
-                cluster,
-                columns,
-                mode=Mode.TRAIN,
-                num_samples=num_samples,
-                key=cluster.sampling_key(Mode.TRAIN, self.global_steps, call),
-            )
-        with cluster.perf.span("score"):
+        cluster, count = self.rl_cluster, self.num_generations
+        key = cluster.sampling_key(Mode.TRAIN, turn.step, call)
+
+        def generate() -> base_rollout.RolloutOutput:
+            with cluster.perf.span("rollout"):
+                return experience.sample(
+                    cluster, columns, mode=Mode.TRAIN, num_samples=count, key=key
+                )
+
+        sampled = turn.sample(generate, columns[prompt_batch.PROMPTS])
+        return self.score(turn, sampled.output, columns, policy_version=sampled.policy_version)
+
+    def score(
+        self,
+        turn: rollout_turn.Turn,
+        output: base_rollout.RolloutOutput,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        policy_version: int,
+    ) -> list[trajectory.Group]:
+        """Return completions as groups, rewarded and with advantages."""
+        num_samples = self.num_generations
+        with turn.scoring(), self.rl_cluster.perf.span("score"):
             scored = experience.score(output, columns, self.reward_manager, num_samples=num_samples)
             scored = self.shape_rewards(scored)
             groups = experience.group(
-                scored,
-                self.advantage_fn,
-                num_samples=num_samples,
-                policy_version=self._trainer.train_steps,
+                scored, self.advantage_fn, num_samples=num_samples, policy_version=policy_version
             )
-            cluster.buffer_metrics(scored.rewards.costs)
-            self._buffer_user_metrics(scored, groups)
+            turn.metrics.append(scored.rewards.costs)
+            turn.metrics += experience.measured(scored, groups, self.metric_fns)
         return groups
-
-    def _buffer_user_metrics(
-        self, scored: experience.Scored, groups: Sequence[trajectory.Group]
-    ) -> None:
-        advantages = np.asarray([t.advantage for g in groups for t in g.trajectories])
-        for metric_fn in self.metric_fns:
-            metrics = metric_fn(
-                prompts=scored.prompts,
-                completions=scored.output.text,
-                rewards=scored.rewards.total,
-                advantages=advantages,
-                **scored.columns,
-            )
-            self.rl_cluster.buffer_metrics(metrics)
 
     def _update(self, groups: Sequence[trajectory.Group]) -> list[dict[str, float]]:
         """Take all optimizer steps of a rollout and return the metrics of each."""
         size = self._training_config.mini_batch_size or len(groups)
         parts = [groups[i : i + size] for i in range(0, len(groups), size)]
-        # With a single update the policy that is trained is the one that sampled.
         is_single = len(parts) * self.num_iterations == 1
+        # With a single update the policy that is trained is the one that sampled, or, where that
+        # one is older, the one that a correction weighs its draws for.
+        is_stale = rollout_metrics.is_stale(groups, self._trainer.train_steps)
+        has_moved = is_stale or self.algo_config.is_off_policy
+        is_corrected = self.algo_config.correction_fn is not None
+        from_sampler = not is_single or (has_moved and not is_corrected)
         steps = [
             batching.make_step_batches(
-                part, self._batch_settings(len(part)), from_sampler=not is_single
+                part, self._batch_settings(len(part)), from_sampler=from_sampler
             )
             for part in parts
         ]
@@ -301,7 +349,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             }
         )
         batches = [self._with_reference(step.batches) for step in steps]
-        if self.algo_config.correction_fn is not None and not is_single:
+        if is_corrected and not is_single:
             batches = [[self._with_old_logps(one) for one in part] for part in batches]
         with self.rl_cluster.perf.span("train"):
             handles = [
@@ -334,7 +382,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         ]
 
     def _batch_settings(self, num_groups: int) -> batching.BatchSettings:
-        config = self._rollout_config
+        config = self.rollout_config
         return batching.BatchSettings(
             row_length=packing.default_row_length(
                 max_prompt_length=config.max_prompt_length,
@@ -348,17 +396,3 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             skip_dead=self.skips_dead_sequences,
             num_shards=self.rl_cluster.data_parallelism,
         )
-
-
-def _restored_steps(cluster: rl_cluster.RLCluster) -> int:
-    """Return how many rollouts the restored checkpoint has behind it; 0 for a new run."""
-    restored = cluster.actor_trainer.restored_metadata
-    if restored is None:
-        return 0
-    if "global_steps" not in restored:
-        directory = cluster.config.training_config.checkpoint_root_directory
-        raise ValueError(
-            f"the checkpoint in {directory} was not saved by reinforcement learning, so it does "
-            "not say how many rollouts it has behind it; choose another checkpoint_root_directory"
-        )
-    return int(restored["global_steps"])

@@ -4,15 +4,19 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tunix.rl import alarms, curriculum, rl_cluster
+from tunix.rl import alarms, rl_cluster, rollout_pipeline, rollout_source
 from tunix.sft import evaluation as sft_evaluation
-from tunix.sft import interrupt, metrics_logger, progress_bar, train_data
+from tunix.sft import interrupt, metrics_logger, progress_bar
 
 if TYPE_CHECKING:
     from tunix.rl import rl_learner
 
-PHASES = ("rollout", "score", "reference", "values", "train", "sync")
-"""Parts of a step whose seconds are logged as ``time/PHASE``."""
+PHASES = (
+    *("rollout", "score", "reference", "values", "train", "sync"),
+    *("wait_rollout", "wait_trainer"),
+)
+"""Parts of a step whose seconds are logged as ``time/PHASE``. The last two say how long trainer and
+sampler have waited for each other, where they work at the same time."""
 
 SHOWN_METRICS = (
     "reward",
@@ -42,8 +46,9 @@ class RLLoop:
         self._cluster = learner.rl_cluster
         self._trainer = learner.rl_cluster.actor_trainer
         self._config = learner.rl_cluster.config.training_config
-        self._source = train_ds
-        self._data = train_data.TrainData(train_ds)
+        is_ahead = learner.off_policy_steps > 0
+        source = rollout_pipeline.RolloutPipeline if is_ahead else rollout_source.RolloutSource
+        self._rollouts = source(learner, train_ds)
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
         self._progress: progress_bar.ProgressBar | None = None
         options = self._config.metrics_logging_options
@@ -51,8 +56,6 @@ class RLLoop:
             self._config.alarms, None if options is None else options.directory
         )
         self._has_ended = False
-        self._batches = 0
-        """Batches drawn; with dynamic sampling more than steps."""
 
     def run(self) -> None:
         """Train until ``max_steps``, the end of the data, or an interrupt."""
@@ -66,7 +69,7 @@ class RLLoop:
                 self._config.pbar_description,
             )
         try:
-            with interrupt.graceful_interrupt() as stop:
+            with interrupt.graceful_interrupt() as stop, self._rollouts:
                 while not stop.requested and not self._is_complete() and self._step():
                     pass
                 self._finish()
@@ -88,8 +91,7 @@ class RLLoop:
             self._learner.completions_log.truncate_after(trainer.train_steps)
             self._resume_alarms(trainer.train_steps)
         if (restored := trainer.restored_metadata) is not None:
-            self._batches = restored["batches"]
-            self._data.resume(restored["data_state"], self._batches)
+            self._rollouts.resume(restored)
 
     def _resume_alarms(self, step: int) -> None:
         if (options := self._config.metrics_logging_options) is None:
@@ -101,35 +103,26 @@ class RLLoop:
         self._alarms.resume(rows, step=step)
 
     def _step(self) -> bool:
-        """Train on one batch of prompts; return False if there is none."""
-        first_step, data_state = self._trainer.train_steps, self._data.state()
-        batches = self._batches
+        """Train on one rollout; return False if there is none."""
+        first_step = self._trainer.train_steps
         start = time.perf_counter()
         self._cluster.perf.take()
         try:
-            batch = self._draw()
-            if batch is None:
+            collected = self._rollouts.next()
+            if collected is None:
                 self._has_ended = True
                 return False
-            groups = self._learner.train_on(batch, self._draw)
+            groups = self._learner.learn(collected)
         except Exception:
             # Data, prompts and rewards are the user's: what was learned before must not be lost.
             if self._trainer.train_steps == first_step:
-                self._batches = batches
-                self._save_last(data_state)
+                self._save_last()
             raise
-        if isinstance(self._source, curriculum.ObservesGroups):
-            self._cluster.buffer_metrics(self._source.observe(groups))
+        self._rollouts.publish(groups)
         num_tokens = sum(len(t.completion_ids) for group in groups for t in group.trajectories)
         self._log_step(first_step, num_tokens, time.perf_counter() - start)
         self._after_step(first_step)
         return True
-
-    def _draw(self) -> Mapping[str, Any] | None:
-        """Return the next batch of the data, or ``None`` at its end."""
-        batches = self._data.take(1)
-        self._batches += len(batches)
-        return batches[0] if batches else None
 
     def _log_step(self, first_step: int, num_tokens: int, seconds: float) -> None:
         spent = self._cluster.perf.take()
@@ -152,13 +145,14 @@ class RLLoop:
         if self._eval is not None and step // every > first_step // every:
             self._evaluate(step)
         if self._trainer.checkpoint_manager.should_save(step):
-            self._save(self._data.state(), force=False)
+            self._save(force=False)
 
     def _evaluate(self, step: int) -> None:
         """Log how the policy does on the whole evaluation set."""
         assert self._eval is not None
-        sampled = self._learner.evaluate(self._eval)
-        greedy = self._learner.evaluate(self._eval, temperature=0.0)
+        with self._rollouts.paused():
+            sampled = self._learner.evaluate(self._eval)
+            greedy = self._learner.evaluate(self._eval, temperature=0.0)
         metrics = sampled.metrics | {f"greedy/{n}": v for n, v in greedy.metrics.items()}
         self._cluster.buffer_metrics(metrics, rl_cluster.Mode.EVAL)
         self._cluster.log_metrics(rl_cluster.Mode.EVAL, step)
@@ -166,23 +160,21 @@ class RLLoop:
             shown = ["reward", "greedy/accuracy"]
             self._progress.update_metrics(shown, metrics_logger.Mode.EVAL)
 
-    def _save(self, data_state: Mapping[str, Any], *, force: bool) -> None:
+    def _save(self, *, force: bool) -> None:
         """Save, once everything up to here is in the log: what a checkpoint covers is not lost."""
         self._trainer.metrics_logger.flush()
         self._learner.rl_cluster.save_at(
-            {
-                "global_steps": self._learner.global_steps,
-                "batches": self._batches,
-                "data_state": dict(data_state),
-            },
+            {"global_steps": self._learner.global_steps, **self._rollouts.position()},
             force=force,
         )
 
-    def _save_last(self, data_state: Mapping[str, Any]) -> None:
+    def _save_last(self) -> None:
         """Save the last complete step, unless it is saved or nothing was learned yet."""
+        self._rollouts.finish()
         steps = self._trainer.train_steps
-        if steps > 0 and self._trainer.checkpoint_manager.latest_step() != steps:
-            self._save(data_state, force=True)
+        manager = self._trainer.checkpoint_manager
+        if manager.is_enabled and steps > 0 and manager.latest_step() != steps:
+            self._save(force=True)
         self._trainer.metrics_logger.flush()
         self._trainer.checkpoint_manager.wait_until_finished()
 
@@ -190,7 +182,7 @@ class RLLoop:
         if self._has_ended and self._trainer.train_steps == 0:
             raise ValueError("train_ds has no batch; pass a non-empty data set")
         self._trainer.wait()
-        self._save_last(self._data.state())
+        self._save_last()
 
     def _how_to_resume(self) -> str:
         step, directory = self._trainer.train_steps, self._config.checkpoint_root_directory
@@ -203,3 +195,17 @@ class RLLoop:
             f"stopped after step {step} and saved it in {directory}; run the same command again "
             "to continue from there"
         )
+
+
+def restored_steps(cluster: rl_cluster.RLCluster) -> int:
+    """Return how many rollouts the restored checkpoint has behind it; 0 for a new run."""
+    restored = cluster.actor_trainer.restored_metadata
+    if restored is None:
+        return 0
+    if "global_steps" not in restored:
+        directory = cluster.config.training_config.checkpoint_root_directory
+        raise ValueError(
+            f"the checkpoint in {directory} was not saved by reinforcement learning, so it does "
+            "not say how many rollouts it has behind it; choose another checkpoint_root_directory"
+        )
+    return int(restored["global_steps"])

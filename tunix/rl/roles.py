@@ -12,6 +12,8 @@ class Role(enum.Enum):
     """What says how good a state is; trained, too."""
     REFERENCE = "reference"
     """The policy it must not move away from."""
+    REWARD = "reward"
+    """The model that scores completions, if functions do not."""
     ROLLOUT = "rollout"
     """The copy of the actor that samples."""
 

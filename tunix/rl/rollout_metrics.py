@@ -52,11 +52,39 @@ def _reward_metrics(members: Sequence[trajectory.Trajectory]) -> dict[str, float
     return metrics
 
 
-def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+def staleness(groups: Sequence[trajectory.Group], train_steps: int) -> dict[str, float]:
+    """Return how old the policies were that drew the tokens, in optimizer steps.
+
+    Args:
+        groups: A rollout that is about to be trained on.
+        train_steps: Optimizer steps taken so far.
+
+    Returns:
+        ``staleness``, the mean over all tokens, and ``staleness_max``.
+    """
+    versions = [t.version_of_tokens for group in groups for t in group.trajectories]
+    ages = train_steps - np.concatenate(versions)
+    return {"staleness": float(ages.mean()), "staleness_max": float(ages.max())}
+
+
+def is_stale(groups: Sequence[trajectory.Group], train_steps: int) -> bool:
+    """Return whether any token was drawn by an older policy than that of now."""
+    return staleness(groups, train_steps)["staleness_max"] > 0.0
+
+
+def update_metrics(
+    updates: Sequence[dict[str, float]], *, is_stale: bool = False
+) -> dict[str, float]:
     """Return the metrics of all optimizer steps of one rollout as one.
 
     Means over the steps; but the largest of what is a maximum, the last of what is a counter,
     and the first of what compares with the sampler: later steps have moved away from it.
+
+    Args:
+        updates: The metrics of each.
+        is_stale: Whether an older policy has sampled. What compares with the sampler is then
+            called ``off_policy_...`` in place of ``mismatch_...``: it measures how far training
+            has moved, and would hide whether sampler and trainer compute the same.
     """
     names = [name for name in updates[0] if kind_of(name) != "status"]
     # The first that computed anything: until then the policy has not moved.
@@ -76,7 +104,12 @@ def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     if square > 0.0:
         # Of sums over all micro-batches: the mean of their sample sizes would be another number.
         combined["mismatch_ess"] = rollout_correction.effective_sample_size(weight, square)
-    return combined
+    if not is_stale:
+        return combined
+    return {
+        name.replace("mismatch_", "off_policy_", 1) if name.startswith("mismatch_") else name: value
+        for name, value in combined.items()
+    }
 
 
 def kind_of(name: str) -> str:

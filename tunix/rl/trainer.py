@@ -1,9 +1,13 @@
 """The actor's trainer: a checkpoint also says how far the rollouts have come."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tunix.sft import peft_trainer
+import jax.numpy as jnp
+from flax import nnx
+
+from tunix.sft import peft_trainer, train_state
 
 
 class Trainer(peft_trainer.PeftTrainer):
@@ -26,6 +30,40 @@ class Trainer(peft_trainer.PeftTrainer):
         """Return where the learner stands."""
         return dict(self._position or {})
 
+    def copy_weights(self) -> nnx.State:
+        """Return the model's arrays as they are now; later steps leave them alone.
+
+        Arrays that are not trained are shared, not copied.
+        """
+        frozen = self._stepper.frozen
+        flat = [
+            (path, leaf if _name(path) in frozen else leaf.replace(jnp.copy(leaf.get_value())))
+            for path, leaf in nnx.to_flat_state(nnx.state(self.model))
+        ]
+        return nnx.from_flat_state(flat)
+
+    def frozen(self) -> train_state.Arrays:
+        """Return the parameters that are not trained, by name."""
+        return dict(self._stepper.frozen)
+
+    def weights(self) -> list[train_state.Arrays]:
+        """Return the model's arrays by name: trained, changed by forward passes, and frozen."""
+        return [self.state.params, self.state.variables, self.frozen()]
+
+    def replace_weights(self, weights: Sequence[train_state.Arrays]) -> None:
+        """Keep what :meth:`weights` returned in other arrays with the same values."""
+        params, variables, frozen = weights
+        self._stepper.replace_frozen(frozen)
+        self.replace_state(dataclasses.replace(self.state, params=params, variables=variables))
+
+    def replace_frozen(self, arrays: train_state.Arrays) -> None:
+        """Keep some of :meth:`frozen` in other arrays with the same values."""
+        self._stepper.replace_frozen(arrays)
+
+    def replace_opt_state(self, opt_state: Any) -> None:
+        """Keep the optimizer's state in other arrays with the same values."""
+        self.replace_state(dataclasses.replace(self.state, opt_state=opt_state))
+
     def compute(self, fn: Callable[..., Any], batch: Any) -> Any:
         """Dispatch ``fn(model, batch=batch)`` without gradient; compiled once for each ``fn``."""
         return self._stepper.compute(fn, {"batch": batch})
@@ -33,3 +71,7 @@ class Trainer(peft_trainer.PeftTrainer):
     def set_jit(self, jit: bool) -> None:
         """Compile the steps, or run every operation on its own."""
         self._stepper.set_jit(jit)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))

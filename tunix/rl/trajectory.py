@@ -23,7 +23,9 @@ class Trajectory:
     """Their log-probabilities under the policy at the sampling temperature."""
     finish_reason: Literal["stop", "length"]
     policy_version: int
-    """Optimizer steps that the policy which drew the tokens had taken."""
+    """Optimizer steps that the policy which drew the last token had taken."""
+    token_versions: Int[np.ndarray, " T"] | None = None
+    """The same for each token, where several policies drew them."""
     text: str = ""
     rewards: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     """Unweighted score of every reward function, ``None`` of those that do not apply."""
@@ -44,6 +46,13 @@ class Trajectory:
         if self.token_advantages is not None:
             return self.token_advantages
         return np.full(len(self.completion_ids), self.advantage, np.float32)
+
+    @property
+    def version_of_tokens(self) -> Int[np.ndarray, " T"]:
+        """Optimizer steps that the policy which drew each token had taken."""
+        if self.token_versions is not None:
+            return self.token_versions
+        return np.full(len(self.completion_ids), self.policy_version)
 
     @property
     def is_dead(self) -> bool:

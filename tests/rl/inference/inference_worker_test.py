@@ -1,9 +1,13 @@
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import common
+from tunix.rl import common, rl_cluster
 from tunix.rl.inference import inference_worker
+from tunix.rl.reward_fns import reward_model as reward_fn
+from tunix.sft.dpo import reward_model
 
 
 def test_the_reference_scores_with_the_weights_it_has_now():
@@ -22,3 +26,35 @@ def test_a_role_that_nobody_has_is_an_error():
     worker = inference_worker.InferenceWorker({})
     with pytest.raises(ValueError, match="no model has the role 'reference'; there are"):
         worker.get_model("reference")
+
+
+def test_a_reward_model_is_a_role_and_its_score_a_reward_function():
+    model = reward_model.RewardModel(helpers.tiny_decoder(num_layers=1), rngs=nnx.Rngs(1))
+    cluster = rl_cluster.RLCluster(
+        actor=helpers.tiny_decoder(),
+        reward=model,
+        tokenizer=helpers.CharTokenizer(),
+        cluster_config=rl_cluster.ClusterConfig(
+            training_config=rl_cluster.RLTrainingConfig(
+                actor_optimizer=optax.sgd(0.1), eval_every_n_steps=1000, pbar_description=None
+            ),
+            rollout_config=helpers.ROLLOUT,
+            rollout_engine="mock",
+            offload_to_cpu=True,
+        ),
+    )
+    learner = helpers.make_learner(cluster, cluster.get_rewards, num_generations=2)
+    groups = learner.train_on({"prompts": ["AB", "C"]})
+    found = [t.reward for group in groups for t in group.trajectories]
+    with cluster.on_device(rl_cluster.Role.REWARD):
+        score = reward_fn.ModelReward(reward_fn.RewardModelScores(model))
+        rows = [(g.prompt_ids, t.completion_ids) for g in groups for t in g.trajectories]
+        want = score(*zip(*rows, strict=True))
+    np.testing.assert_array_equal(found, np.float32(want))
+    assert np.std(found) > 1e-3
+
+
+def test_a_reward_model_of_an_unknown_kind_is_an_error():
+    worker = inference_worker.InferenceWorker({"reward": helpers.tiny_decoder()})
+    with pytest.raises(TypeError, match="must be a RewardModel, not Decoder"):
+        worker.get_rewards([np.ones(2, np.int32)], [np.ones(1, np.int32)])

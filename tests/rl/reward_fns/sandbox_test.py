@@ -75,3 +75,21 @@ def test_there_is_no_network_where_the_kernel_can_take_it_away():
         "except OSError as e: print('none')\n"
     )
     assert sandbox.run_python(source, limits=QUICK).stdout == "none\n"
+
+
+def test_the_size_of_a_file_is_what_the_limit_says():
+    source = "open('f', 'wb').write(bytes(2**16))"
+    assert (
+        sandbox.run_python(source, limits=sandbox.SandboxLimits(file_bytes=2**17)).returncode == 0
+    )
+    small = sandbox.SandboxLimits(file_bytes=2**15)
+    assert sandbox.run_python(source, limits=small).returncode != 0
+
+
+def test_without_namespaces_it_refuses_only_where_isolation_is_required(tmp_path, monkeypatch):
+    child = tmp_path / "child.py"  # says what the real one says where the kernel gives none
+    child.write_text("import json, sys\nsys.exit(json.loads(sys.argv[1])['no_isolation_code'])\n")
+    monkeypatch.setattr(sandbox, "_CHILD", child)
+    assert sandbox.run_python("", limits=QUICK).returncode != 0
+    with pytest.raises(sandbox.SandboxError, match="no namespaces"):
+        sandbox.run_python("", limits=sandbox.SandboxLimits(require_isolation=True))

@@ -52,6 +52,11 @@ class GRPOConfig(algorithm_config.AlgorithmConfig):
             yield f"max_sampling_rounds must be at least 1, got {self.max_sampling_rounds}"
         if self.dynamic_sampling and self.num_generations == 1:
             yield "dynamic_sampling needs num_generations of at least 2: one completion is no group"
+        if self.dynamic_sampling and self.partial_rollout_tokens is not None:
+            yield (
+                "partial_rollout_tokens does not go with dynamic_sampling, which replaces groups "
+                "only when they are finished; leave one of them out"
+            )
         if isinstance(self.overlong_buffer, Mapping):
             try:
                 reward_shaping.OverlongBuffer.from_mapping(self.overlong_buffer)

@@ -66,6 +66,11 @@ class GRPOLearner(rl_learner.RLLearner[ConfigT]):
         """Whether a sequence of advantage 0 is known to have no loss and no gradient."""
         return self.algo_config.skips_dead_sequences
 
+    @property
+    def samples_once(self) -> bool:
+        """Whether a step takes one batch of prompts, whatever becomes of it."""
+        return super().samples_once and not self.algo_config.dynamic_sampling
+
     def loss_fn(self, model: nnx.Module, batch: common.PolicyBatch) -> loss_output.LossOutput:
         """Return the GRPO loss of one micro-batch."""
         return grpo_loss.grpo_loss(model, batch, config=self.algo_config)

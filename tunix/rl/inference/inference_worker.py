@@ -1,27 +1,48 @@
 """Forward passes of models that take part in training without being trained."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from tunix.rl import common
+from tunix.rl import common, placement, row_chunks
+from tunix.rl.reward_fns import reward_model
+from tunix.sft.dpo import reward_model as reward_model_lib
 
 
 class InferenceWorker:
-    """Computes log-probabilities under the reference policy.
+    """Computes log-probabilities under the reference policy, and the scores of a reward model.
+
+    Every model is used where it lives: batches are moved there, results stay there.
 
     Args:
-        models: Models by role; only ``reference`` is known.
+        models: Models by role; ``reference`` and ``reward`` are known.
         adapters: Whether the reference computes with its LoRA adapters. False makes the
             actor of a LoRA run its own reference: no second copy of the weights.
+        data_sharding_axis: Mesh axes that the rows of a batch are split over, where a model's mesh
+            has them.
+        micro_batch_size: Rows of tokens at a time; by default all of a batch.
     """
 
-    def __init__(self, models: Mapping[str, nnx.Module], *, adapters: bool = True):
+    def __init__(
+        self,
+        models: Mapping[str, nnx.Module],
+        *,
+        adapters: bool = True,
+        data_sharding_axis: Iterable[str] = (),
+        micro_batch_size: int | None = None,
+    ):
         self._models = dict(models)
-        self._adapters = adapters
+        self._adapters, self._rows = adapters, micro_batch_size
         self._logps: Callable[..., Float[Array, "S C"]] | None = None
+        self._reward: reward_model.ModelReward | None = None
+        self.places = {
+            role: placement.Place.of(model, data_sharding_axis)
+            for role, model in self._models.items()
+        }
+        """Where the models are when they are in use."""
 
     def get_model(self, role: str) -> nnx.Module:
         """Return the model of a role.
@@ -45,4 +66,30 @@ class InferenceWorker:
                 return common.policy_logps(merged, batch, adapters=adapters).logps
 
             self._logps = jax.jit(logps)
-        return self._logps(nnx.state(model), batch)
+        compiled, state, place = self._logps, nnx.state(model), self.places["reference"]
+        return row_chunks.by_chunks(
+            lambda part: compiled(state, place.put(part)),
+            batch,
+            self._rows,
+            multiple=place.data_parallelism,
+        )
+
+    def get_rewards(
+        self,
+        prompt_ids: Sequence[Int[np.ndarray, " P"]],
+        completion_ids: Sequence[Int[np.ndarray, " T"]],
+    ) -> list[float]:
+        """Return the reward model's score of each completion, in the light of its prompt.
+
+        Raises:
+            TypeError: If the model of the role is not one that ``RewardTrainer`` trains.
+        """
+        if self._reward is None:
+            model = self.get_model("reward")
+            if not isinstance(model, reward_model_lib.RewardModel):
+                raise TypeError(
+                    f"the reward model must be a RewardModel, not {type(model).__name__}; give "
+                    "the learner a reward function that calls a model of your own"
+                )
+            self._reward = reward_model.ModelReward(reward_model.RewardModelScores(model))
+        return self._reward(prompt_ids, completion_ids)

@@ -2,8 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 from tunix.rl import aggregation, algorithm_config, kl, losses, token_advantages
+from tunix.utils import config as config_lib
+
+CRITIC_BACKBONES = ("separate", "shared")
+DEFAULT_VF_COEF = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,13 @@ class PPOConfig(algorithm_config.AlgorithmConfig):
     """How far a value may move from that at the rollout before it stops learning; ``None``
     does not clip."""
 
+    critic_backbone: Literal["separate", "shared"] = "separate"
+    """``separate``: the critic is a model beside the actor. ``shared``: it is a second head of the
+    actor, trained in the same pass; half the work, and both pull at one backbone."""
+
+    vf_coef: float | None = None
+    """Weight of the value loss beside the policy's with a shared backbone; 0.1 when unset."""
+
     kl_method: str | kl.KLEstimator = "low_var_kl"
     """How the KL that every token pays for is estimated: a name in ``KL_ESTIMATORS`` or a
     function like those. Only ``k1`` makes it the gradient of the KL in expectation."""
@@ -49,12 +61,27 @@ class PPOConfig(algorithm_config.AlgorithmConfig):
             yield f"epsilon_low must lie in (0, 1], got {self.epsilon_low}"
         if self.clip_range_value is not None and not self.clip_range_value > 0.0:
             yield f"clip_range_value must be positive or None, got {self.clip_range_value}"
+        if self.critic_backbone not in CRITIC_BACKBONES:
+            hint = config_lib.did_you_mean(str(self.critic_backbone), CRITIC_BACKBONES)
+            yield (
+                f"critic_backbone {self.critic_backbone!r} is not one of "
+                f"{list(CRITIC_BACKBONES)}{hint}"
+            )
+        elif self.vf_coef is not None and self.critic_backbone == "separate":
+            yield "vf_coef is read with critic_backbone 'shared' alone; leave it out"
+        if self.vf_coef is not None and not self.vf_coef >= 0.0:
+            yield f"vf_coef must not be negative, got {self.vf_coef}"
         yield from algorithm_config.choice_problems("kl_method", self.kl_method, "kl_estimator")
 
     def _estimator_problems(self) -> Iterator[str]:
         yield from algorithm_config.choice_problems(
             "advantage_estimator", self.advantage_estimator, "token_advantage_estimator"
         )
+
+    @property
+    def value_coef(self) -> float:
+        """Weight of the value loss with a shared backbone."""
+        return DEFAULT_VF_COEF if self.vf_coef is None else self.vf_coef
 
     @property
     def clip_range(self) -> tuple[float, float]:

@@ -4,6 +4,8 @@
 math-verify, which understands more (matrices, inequalities, sets of solutions) and is slower.
 """
 
+from typing import Any
+
 from tunix.rl import reward_settings
 from tunix.utils import math_answers
 
@@ -37,10 +39,12 @@ def math_verify_answer(completion: str, answer: object) -> float:
         raise ImportError(
             "this reward needs math-verify: pip install 'tunix[math]'; right_answer does without"
         ) from error
-    # Its own time limits are alarm signals, which only a main thread may set.
-    truth = math_verify.parse(f"\\boxed{{{_truth(answer)}}}", parsing_timeout=None)
-    given = math_verify.parse(completion, parsing_timeout=None)
-    return float(math_verify.verify(truth, given, timeout_seconds=None))
+    # Its own time limits are alarm signals, which only a main thread may set: none, in spite of
+    # what its annotations say.
+    unlimited: Any = None
+    truth = math_verify.parse(f"\\boxed{{{_truth(answer)}}}", parsing_timeout=unlimited)
+    given = math_verify.parse(completion, parsing_timeout=unlimited)
+    return float(math_verify.verify(truth, given, timeout_seconds=unlimited))
 
 
 def math_verify_reward(*, workers: int = 2, time_limit: float = 10.0) -> reward_settings.Reward:

@@ -50,7 +50,8 @@ class RewardModelScores:
         micro_batch_size: int = 8,
         length_multiple: int = 128,
     ):
-        self._graph, self._state = nnx.split(model)
+        # The structure is split once; the arrays are read anew, since they may move.
+        self._model, self._graph = model, nnx.graphdef(model)
         self._size, self._multiple = micro_batch_size, length_multiple
         self._forward = jax.jit(self._scores)
 
@@ -67,7 +68,7 @@ class RewardModelScores:
             lengths = np.ones(self._size, np.int32)
             for i, row in enumerate(part):
                 tokens[i, : len(row)], lengths[i] = row, len(row)
-            found = np.asarray(self._forward(self._state, tokens, lengths))
+            found = np.asarray(self._forward(nnx.state(self._model), tokens, lengths))
             scores += found[: len(part)].tolist()
         return scores
 

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flax import nnx
@@ -95,7 +95,14 @@ class BaseRollout(abc.ABC):
 
     Text never crosses this interface: decoded and encoded again it would give other ids
     than those that were sampled, and training would learn the wrong tokens.
+
+    Three methods may be left out: :meth:`weights`, without which ``verify_weight_sync`` cannot be
+    set, and :meth:`offload` and :meth:`load`, without which ``offload_to_cpu`` cannot.
     """
+
+    takes_partial_updates: ClassVar[bool] = False
+    """Whether :meth:`update_params` also takes a state of some of the weights, and leaves the
+    others as they are. With LoRA only the adapters are sent then."""
 
     @abc.abstractmethod
     def __init__(
@@ -109,7 +116,8 @@ class BaseRollout(abc.ABC):
         """Prepare to sample from ``model``.
 
         Args:
-            model: The policy; its weights now are version 0.
+            model: The policy, on the devices that the engine shall use; its weights now are
+                version 0.
             tokenizer: A ``TokenizerAdapter``; says which tokens end a completion.
             cache_size: Tokens that a prompt and its completion may have together.
             max_slots: Completions that are decoded at the same time.
@@ -134,3 +142,21 @@ class BaseRollout(abc.ABC):
     @abc.abstractmethod
     def update_params(self, params: nnx.Module | nnx.State) -> None:
         """Copy new weights; they take effect at the next ``generate``."""
+
+    def weights(self) -> nnx.State | None:
+        """Return the weights that are sampled from, named as in the model, layers unrolled or not.
+
+        ``None`` if the engine does not show them.
+        """
+        return None
+
+    def offload(self) -> None:
+        """Move the weights to host memory and free all caches; ``generate`` is not called then."""
+        raise NotImplementedError(f"{type(self).__name__} cannot leave its devices")
+
+    def load(self) -> None:
+        """Undo :meth:`offload`, bit for bit.
+
+        Not called if :meth:`update_params` comes first with all weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot leave its devices")

@@ -1,17 +1,23 @@
-"""Sampling with the engine of this library, in the same process and on the same devices."""
+"""Sampling with the engine of this library, in the same process, where the model is."""
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from tunix.generate import completion, engine, sampling_params, tokenizer_adapter
 from tunix.models.transformer import decoder
+from tunix.rl import residency
 from tunix.rl.rollout import base_rollout
 
 
 class VanillaRollout(base_rollout.BaseRollout):
     """The native engine: continuous batching, prompts of a group prefilled once."""
+
+    takes_partial_updates = True
 
     def __init__(
         self,
@@ -33,6 +39,9 @@ class VanillaRollout(base_rollout.BaseRollout):
             )
         self._tokenizer = tokenizer
         self._engine = engine.Engine(model, max_slots=max_slots, cache_size=cache_size)
+        self._num_leaves = len(nnx.to_flat_state(nnx.state(model)))
+        self._part = residency.ArrayPart(lambda: self._engine.weights, self._engine.hold)
+        self._devices = self._part.devices
 
     def generate(
         self,
@@ -51,8 +60,30 @@ class VanillaRollout(base_rollout.BaseRollout):
             top_p=rollout_config.top_p,
             stop_token_ids=tuple(self._tokenizer.eos_ids() if stops is None else stops),
         )
-        return self._engine.generate(prompts, params, key=key, num_samples=num_samples)
+        # What the engine allocates is to be where its weights are, not on the first device of all.
+        away = self._devices.isdisjoint(jax.devices()[:1])
+        with jax.default_device(min(self._devices, key=_id)) if away else contextlib.nullcontext():
+            return self._engine.generate(prompts, params, key=key, num_samples=num_samples)
 
     def update_params(self, params: nnx.Module | nnx.State) -> None:
-        """Copy new weights; they take effect at the next ``generate``."""
-        self._engine.sync(params)
+        """Copy new weights, some or all; they take effect at the next ``generate``."""
+        if isinstance(params, nnx.State) and len(nnx.to_flat_state(params)) < self._num_leaves:
+            self._engine.update(params)
+        else:
+            self._engine.sync(params)
+
+    def weights(self) -> nnx.State:
+        """Return the engine's copy of the weights."""
+        return self._engine.weights.state
+
+    def offload(self) -> None:
+        """Move the weights to host memory and free the cache."""
+        self._part.offload()
+
+    def load(self) -> None:
+        """Move the weights back."""
+        self._part.load()
+
+
+def _id(device: Any) -> int:
+    return device.id

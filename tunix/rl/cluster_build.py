@@ -1,0 +1,157 @@
+"""Puts the models of a cluster where they belong, and checks that they go together."""
+
+from flax import nnx
+
+from tunix.generate import tokenizer_adapter
+from tunix.models import lora
+from tunix.models.transformer import decoder
+from tunix.rl import (
+    cluster_config,
+    cluster_parts,
+    critic_trainer,
+    placement,
+    policy_sync,
+    reshard,
+    residency,
+    roles,
+    trained_role,
+    trainer,
+)
+from tunix.rl.inference import inference_worker
+from tunix.rl.rollout import base_rollout
+from tunix.utils import config as config_lib
+
+Role = roles.Role
+Mode = roles.Mode
+
+
+def place_models(
+    actor: nnx.Module,
+    critic: nnx.Module | None,
+    reference: nnx.Module | None,
+    reward: nnx.Module | None,
+    *,
+    config: cluster_config.ClusterConfig,
+) -> None:
+    """Move every model to the mesh of its role, in place; what two share stays shared.
+
+    Raises:
+        ConfigError: If actor and reference do not go together.
+        ShardingError: If a mesh cannot hold a model.
+    """
+    _check_models(actor, reference)
+    mover = placement.Mover()
+    mover.move(actor, config.mesh(Role.ACTOR))
+    for role, model in (
+        (Role.CRITIC, critic),
+        (Role.REFERENCE, reference),
+        (Role.REWARD, reward),
+    ):
+        if model is not None:
+            mover.move(model, config.mesh(role))
+
+
+def trained_roles(
+    actor: nnx.Module, critic: nnx.Module | None, cluster: cluster_config.ClusterConfig
+) -> tuple[trained_role.TrainedRole, trained_role.TrainedRole | None]:
+    """Return actor and critic with their trainers, restored if there is a checkpoint."""
+    config = cluster.training_config
+    axes, rows = config.data_sharding_axis, config.compute_logps_micro_batch_size
+    made = trainer.Trainer(actor, config.actor_optimizer, config)
+    role = trained_role.TrainedRole(made, placement.Place.of(actor, axes), rows)
+    if critic is None:
+        return role, None
+    also = critic_trainer.make_critic_trainer(critic, config, made)
+    return role, trained_role.TrainedRole(also, placement.Place.of(critic, axes), rows)
+
+
+def make_worker(
+    actor: nnx.Module,
+    reference: nnx.Module | None,
+    reward: nnx.Module | None,
+    config: cluster_config.ClusterConfig,
+) -> inference_worker.InferenceWorker:
+    """Return what computes with models that are not trained.
+
+    Without a reference, the actor takes its place, or a copy of it where the role has a mesh of
+    its own. Only LoRA may use it: the copy's adapters are left out, and the rest never changes.
+    """
+    found = actor if reference is None else reference
+    mesh = config.mesh(Role.REFERENCE)
+    is_elsewhere = mesh is not None and not placement.lives_on(found, mesh)
+    if reference is None and lora.is_lora_enabled(actor) and mesh is not None and is_elsewhere:
+        found = reshard.reshard_model_to_mesh(actor, mesh)
+    models = {Role.REFERENCE.value: found}
+    return inference_worker.InferenceWorker(
+        models if reward is None else models | {Role.REWARD.value: reward},
+        adapters=reference is not None,
+        data_sharding_axis=config.training_config.data_sharding_axis,
+        micro_batch_size=config.training_config.compute_logps_micro_batch_size,
+    )
+
+
+def make_rollout(
+    actor: trained_role.TrainedRole,
+    critic: trained_role.TrainedRole | None,
+    worker: inference_worker.InferenceWorker,
+    tokenizer: tokenizer_adapter.TokenizerAdapter,
+    config: cluster_config.ClusterConfig,
+) -> tuple[base_rollout.BaseRollout, policy_sync.PolicySync, residency.Residency]:
+    """Return the engine, what brings it weights, and what moves it and all others out of the way.
+
+    Raises:
+        ConfigError: If the settings ask for what the engine cannot do.
+    """
+    sync = policy_sync.PolicySync(actor.trainer, config.mesh(Role.ROLLOUT))
+    model = sync.model()
+    rollout = config.engine_factory(
+        model=model,
+        tokenizer=tokenizer,
+        cache_size=max(config.rollout(mode).cache_size for mode in Mode),
+        max_slots=config.training_config.rollout_micro_batch_size,
+    )
+    _check_engine(rollout, config)
+    if not sync.moves_part(rollout):
+        sync.keep_base(model)
+    if not config.offload_to_cpu:
+        return rollout, sync, residency.Residency({})
+    models = {role: worker.get_model(role) for role in worker.places}
+    parts = cluster_parts.make_residency(
+        actor.trainer,
+        None if critic is None else critic.trainer,
+        {role: model for role, model in models.items() if model is not actor.trainer.model},
+        rollout,
+        placement.Place.of(model, ()).devices,
+    )
+    return rollout, sync, parts
+
+
+def _check_models(actor: nnx.Module, reference: nnx.Module | None) -> None:
+    problems = []
+    if reference is not None and reference is actor:
+        problems.append(
+            "reference is the actor itself and would change with it; leave it out (LoRA: the base "
+            "model is used) or pass a copy"
+        )
+    if isinstance(actor, decoder.Decoder) and isinstance(reference, decoder.Decoder):
+        sizes = (actor.num_embed, reference.num_embed)
+        if sizes[0] != sizes[1]:
+            problems.append(f"actor and reference have vocabularies of {sizes[0]} and {sizes[1]}")
+    if problems:
+        raise config_lib.ConfigError("RLCluster", problems)
+
+
+def _check_engine(rollout: base_rollout.BaseRollout, config: cluster_config.ClusterConfig) -> None:
+    problems, kind = [], type(rollout)
+    if config.offload_to_cpu and kind.offload is base_rollout.BaseRollout.offload:
+        problems.append(
+            f"offload_to_cpu: {kind.__name__} cannot leave its devices; give it offload() and "
+            "load(), or leave the setting out"
+        )
+    if config.verify_weight_sync and rollout.weights() is None:
+        problems.append(
+            f"verify_weight_sync: {kind.__name__} does not show its weights; give it weights(), or "
+            "leave the setting out"
+        )
+    if problems:
+        raise config_lib.ConfigError("ClusterConfig", problems)
