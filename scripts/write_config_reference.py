@@ -1,4 +1,4 @@
-"""Print docs/reference/config.md: every key of ``tunix sft``, ``dpo`` and ``grpo``.
+"""Print docs/reference/config.md: every key of the training commands.
 
 The dataclasses are the schema, so they are the reference, too; a test compares
 the file with what this prints.
@@ -11,12 +11,14 @@ import itertools
 import textwrap
 import typing
 
-from tunix.cli import dpo_schema, grpo_schema, sft_schema
+from tunix.cli import dpo_schema, grpo_schema, ppo_schema, reward_schema, sft_schema
 
 COMMANDS = {
     "sft": sft_schema.SftRun,
     "dpo": dpo_schema.DpoRun,
+    "reward": reward_schema.RewardRun,
     "grpo": grpo_schema.GrpoRun,
+    "ppo": ppo_schema.PpoRun,
 }
 HEADER = """# Keys of a run
 
@@ -51,6 +53,8 @@ def default_of(field: dataclasses.Field) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if dataclasses.is_dataclass(value):
+        return "{}"
     if isinstance(value, tuple):
         return str(list(value)).replace("'", "")
     return str(value)
@@ -81,12 +85,29 @@ def rows(cls: type, prefix: str = "") -> list[str]:
     return found
 
 
+def algorithms() -> list[str]:
+    """Return one line per algorithm of ``tunix grpo``: the defaults that it changes."""
+    base = {f.name: default_of(f) for f in dataclasses.fields(grpo_schema.ALGORITHMS["grpo"])}
+    found = ["`algorithm` changes defaults of `grpo_config`:\n"]
+    for name, cls in grpo_schema.ALGORITHMS.items():
+        changed = [
+            f"`{f.name}: {value}`"
+            for f in dataclasses.fields(cls)
+            if (value := default_of(f)) != base[f.name]
+        ]
+        if changed:
+            found.append(f"- `{name}`: {', '.join(changed)}")
+    return [*found, ""]
+
+
 def page() -> str:
     """Return the whole page."""
     parts = [HEADER]
     for command, cls in COMMANDS.items():
         parts += [f"## `tunix {command}`\n", "| key | default | meaning |", "|---|---|---|"]
         parts += [*rows(cls), ""]
+        if command == "grpo":
+            parts += algorithms()
     return "\n".join(parts)
 
 

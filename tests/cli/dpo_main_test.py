@@ -106,6 +106,29 @@ def test_other_objectives_run(job, setting, rows):
     assert has_reference is setting.startswith("kto")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["kto_config.beta=0.1", "dpo_config.beta=0.1"])
+def test_a_reference_may_be_asked_before_training_or_live_or_wait_on_the_host(job, setting):
+    rows = ratings() if "kto" in setting else pairs()
+    found = []
+    for reference in ("precomputed", "live", "offloaded"):
+        directory = job(setting, f"reference={reference}", name=reference, rows=rows)
+        assert (directory / "reference_train.npz").exists() is (reference == "precomputed")
+        found.append(summary(directory)["eval_after"])
+    before, live, offloaded = found
+    assert offloaded == live
+    assert before == pytest.approx(live, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_adapters_need_no_second_model_as_live_reference(job):
+    directory = job(
+        "reference=live", "model_config.lora_config={rank: 2, alpha: 4.0, dropout: 0.2}"
+    )
+    assert summary(directory)["eval_before"]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert summary(directory)["eval_after"]["loss"] < 0.69
+
+
 def problems_of(**settings):
     raw = {"model_config": {"model_id": "x"}, "data_path": "y", **settings}
     with pytest.raises(config.ConfigError) as error:
@@ -118,6 +141,13 @@ def test_settings_are_checked_before_anything_is_loaded():
         dpo_config={"beta": 0.1}, kto_config={"beta": 0.1}
     )
     assert "did you mean 'sigmoid'" in problems_of(dpo_config={"loss_type": "sigmod"})
+    assert "orpo compares with none" in problems_of(
+        orpo_config={"lambda_orpo": 0.1}, reference="live"
+    )
+    assert "reference: offloaded moves a second copy" in problems_of(
+        reference="offloaded",
+        model_config={"model_id": "x", "lora_config": {"rank": 2, "alpha": 2.0}},
+    )
     assert "unknown key 'orpo_config.beta'" in problems_of(orpo_config={"beta": 0.1})
     assert "row_length is the length of packed rows" in problems_of(data_config={"row_length": 64})
 

@@ -189,7 +189,7 @@ def test_a_base_of_another_shape_is_refused(full_run, base, tmp_path, capsys):
 
 def test_what_is_no_run_says_what_was_expected(tmp_path, capsys):
     message = failure(capsys, tmp_path / "nowhere", tmp_path / "out", "--format", "hf")
-    assert "no run; expected a directory that tunix sft, dpo or grpo wrote" in message
+    assert "no run; expected a directory that tunix sft, dpo, reward, grpo or ppo wrote" in message
 
 
 def test_a_run_without_checkpoints_says_when_there_will_be_one(full_run, tmp_path, capsys):

@@ -1,8 +1,13 @@
 import json
+import shutil
 
+import numpy as np
 import pytest
+import safetensors.numpy
+import tokenizers
 import yaml
 
+from tests import tiny_llama
 from tunix.cli import errors, grpo_main, report_main
 from tunix.utils import config, json_lines
 
@@ -189,3 +194,47 @@ def test_a_curriculum_continues_with_the_solve_rates_it_had(base):
     assert all(isinstance(row["prompt_key"], int) for row in stories[0])
     assert metrics(part, "train/curriculum_seen") == metrics(whole, "train/curriculum_seen")
     assert report_main.make_page(whole, max_rows=10).count("<svg") > 5
+
+
+def reward_model_of(tiny_model, folder):
+    """Write a reward model with the backbone and the tokenizer of the tiny model."""
+    shutil.copytree(tiny_model, folder)
+    weights = safetensors.numpy.load_file(folder / "model.safetensors")
+    score = np.random.default_rng(1).normal(size=(1, tiny_llama.WIDTH)).astype(np.float32)
+    safetensors.numpy.save_file(weights | {"score.weight": score}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_reward_model_from_a_directory_scores_beside_the_functions(base, tiny_model):
+    folder = reward_model_of(tiny_model, base.parent / "judge")
+    directory = run(
+        base,
+        f"reward_model_config={{model_id: {folder}, precision: exact}}",
+        "grpo_config.reward_weights=[0.0, 1.0]",
+        "num_train_epochs=3",
+    )
+    assert metrics(directory) == metrics(directory, "train/reward/reward_model")
+    assert {"train/reward_std/reward_model", "train/reward_seconds/reward_model"} <= set(
+        json_lines.read(directory / "metrics.jsonl")[0]
+    )
+    scores = [row["rewards"] for row in json_lines.read(directory / "completions.jsonl")]
+    assert all(set(row) == {"likes_ascii", "reward_model"} for row in scores)
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["reward_after"] > summary["reward_before"]
+
+
+def test_a_reward_model_with_other_tokens_is_refused(base, tiny_model, capsys):
+    folder = reward_model_of(tiny_model, base.parent / "judge")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["larger"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = message_of(capsys, base, f"reward_model_config.model_id={folder}")
+    assert "reward_model_config" in text and "is not the policy's" in text
+
+
+def test_a_reward_model_may_be_the_only_reward(base):
+    found = problems_of(base, "reward_functions=[]", "seed=-1")
+    assert len(found) == 2 and "or a reward_model_config" in found[1]
+    found = problems_of(base, "reward_functions=[]", "reward_model_config.model_id=x", "seed=-1")
+    assert found == ["seed must not be negative, got -1"]

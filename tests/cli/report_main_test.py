@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tunix.cli import main, report_charts, report_main
+from tunix.cli import main, report_charts, report_main, report_prompts
 from tunix.utils import json_lines
 
 NASTY = '<script>alert("x")</script> & <img src=http://192.0.2.1/x>'
@@ -135,6 +135,29 @@ def test_a_run_without_completions_has_curves(tmp_path):
     assert not reader.tables
     assert [attrs["class"] for tag, attrs in reader.tags if tag == "circle"] == ["c0"]
     assert [tag for tag, _ in reader.tags].count("svg") == 1
+
+
+def test_lines_that_all_prompts_share_are_shown_once(run):
+    rows = json_lines.read(run / "completions.jsonl")
+    (run / "completions.jsonl").unlink()
+    template = "<s>system\nBe brief.</s>\nuser\n{}\n<s>assistant\n"
+    json_lines.append(
+        run / "completions.jsonl",
+        [{**row, "prompt": template.format(row["prompt"])} for row in rows],
+    )
+    page = report_main.make_page(run, max_rows=100)
+    prompts = Reader(page).tables[3]
+    assert [row[0] for row in prompts[1:]] == ["question 0", "question 1"]
+    assert page.count("Be brief.") == 1
+    assert "user\n…\n&lt;s&gt;assistant" in page
+
+
+def test_shared_lines_are_whole_and_do_not_overlap():
+    assert report_prompts.shared_lines(["a\nb 1\nc", "a\nb 2\nc"]) == ("a\n", "\nc")
+    assert report_prompts.shared_lines(["a\nb\n", "a\n\n"]) == ("a\n", "\n")
+    assert report_prompts.shared_lines(["a\n", "a\na\n"]) == ("a\n", "")
+    assert report_prompts.shared_lines(["77 or 98", "77 or 89"]) == ("", "")
+    assert report_prompts.shared_lines(["a\nb\n", "a\nb\n"]) == ("", "")
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path, capsys):

@@ -47,10 +47,13 @@ def commands(tmp_path, tiny_model):
             "rl_training_config": loop | {"actor_optimizer_config": optimizer},
         },
     }
+    settings["ppo"] = dict(settings["grpo"])
+    settings["ppo"]["ppo_config"] = settings["ppo"].pop("grpo_config") | {"num_iterations": 2}
     # A column named completion would hide what the policy wrote.
     grpo_rows = [{"prompt": row["prompt"]} for row in rows]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, grpo_rows)))
-    settings["grpo"]["data_path"] = str(tmp_path / "prompts.jsonl")
+    for command in ("grpo", "ppo"):
+        settings[command]["data_path"] = str(tmp_path / "prompts.jsonl")
 
     def line(command, name):
         path = tmp_path / f"{command}.yaml"
@@ -71,7 +74,7 @@ def log_of(directory):
         return []
     lines = path.read_text().splitlines()
     rows = [json.loads(text) for text in lines if text.endswith("}")]
-    timing = ("time", "tokens_per_second")
+    timing = ("time", "seconds", "tokens_per_second")
     return [{k: v for k, v in row.items() if not any(t in k for t in timing)} for row in rows]
 
 
@@ -89,7 +92,7 @@ def stop_after(line, directory, steps, stop):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["sft", "grpo"])
+@pytest.mark.parametrize("command", ["sft", "grpo", "ppo"])
 def test_a_run_that_was_killed_and_interrupted_equals_one_that_was_not(commands, command):
     line, whole = commands(command, "whole")
     subprocess.run(line, check=True, capture_output=True)
@@ -103,5 +106,6 @@ def test_a_run_that_was_killed_and_interrupted_equals_one_that_was_not(commands,
     assert "Traceback" not in errors
     subprocess.run(line, check=True, capture_output=True)
 
-    assert len(log_of(whole)) == STEPS
+    steps = [row["step"] for row in log_of(whole)]
+    assert steps[-1] == STEPS and len(steps) == STEPS // (2 if command == "ppo" else 1)
     assert log_of(parts) == log_of(whole)

@@ -21,9 +21,15 @@ class Inner(config.Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(config.Config):
+    size: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outer(config.Config):
     name: str
     inner: Inner | None = None
+    options: Options | None = None
     rate: float = 0.5
     steps: int | None = None
     flag: bool = False
@@ -73,8 +79,13 @@ def test_a_missing_key_of_a_block_is_named_in_full():
     assert problems_of(name="n", inner={"kind": "b"}) == ["inner.rank is required"]
 
 
-def test_an_empty_block_where_null_is_allowed_is_null():
+def test_an_empty_block_that_needs_values_is_null():
     assert build(name="n", inner={}).inner is None
+
+
+def test_an_empty_block_that_needs_none_is_there():
+    assert build(name="n", options={}).options == Options(size=1)
+    assert build(name="n", options=None).options is None
 
 
 def test_a_value_in_place_of_a_block_is_an_error():

@@ -26,6 +26,13 @@ def test_the_guide_to_data(tiny_model):
 
 
 @pytest.mark.slow
+def test_the_guide_to_evaluation(tiny_model):
+    found = run("evaluation.md", tiny_model)["found"]
+    assert found["generation/ends_with_the_answer"] >= found["generation/exact_match"]
+    assert 1 <= found["generation/completion_length"] <= 8
+
+
+@pytest.mark.slow
 def test_the_guide_to_custom_training(tiny_model):
     found = run("custom_training.md", tiny_model)
     assert found["losses_seen"][-1] < found["losses_seen"][0]

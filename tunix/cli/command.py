@@ -1,10 +1,10 @@
-"""What ``tunix sft`` and ``tunix grpo`` share: the command line and its settings."""
+"""What all training commands share: the command line and its settings."""
 
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import yaml
 
@@ -23,8 +23,20 @@ class Request(Generic[RunT]):
     only_print: bool
 
 
-def parse(argv: Sequence[str], run_class: type[RunT], description: str) -> Request[RunT]:
+def parse(
+    argv: Sequence[str],
+    run_class: type[RunT],
+    description: str,
+    *,
+    choose: Callable[[Mapping[str, Any]], type[RunT]] | None = None,
+) -> Request[RunT]:
     """Return the run that ``argv`` describes; ``argv[0]`` is the name of the program.
+
+    Args:
+        argv: The command line.
+        run_class: What the settings may say.
+        description: The first line of the help.
+        choose: Returns a subclass with the same keys for the settings as they were read.
 
     Raises:
         ConfigError: lists everything wrong with the settings.
@@ -44,8 +56,9 @@ def parse(argv: Sequence[str], run_class: type[RunT], description: str) -> Reque
     options = parser.parse_intermixed_args(argv[1:])
     keys = [f.name for f in dataclasses.fields(run_class)]
     settings = config.load(options.settings, os.environ, keys)
+    chosen = run_class if choose is None else choose(settings.values)
     run = structure.structure(
-        run_class, settings.values, notes=reference_keys.NOTES, source=settings.source
+        chosen, settings.values, notes=reference_keys.NOTES, source=settings.source
     )
     resolved = yaml.safe_dump(structure.to_plain(run), sort_keys=False, allow_unicode=True)
     return Request(run=run, resolved_yaml=resolved, only_print=options.print_config)

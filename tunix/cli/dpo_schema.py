@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from tunix.cli import optimizers, schema, sft_schema
-from tunix.data import preference_config
+from tunix.cli import preference_schema
 from tunix.sft import training_config as training_config_lib
 from tunix.sft.dpo import cpo_trainer, dpo_config, kto_trainer, simpo_trainer
 from tunix.utils import config as config_lib
@@ -85,59 +84,8 @@ class KtoOptions(config_lib.Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreferenceDataOptions(config_lib.Config):
-    """``data_config``: how rows become batches; see ``tunix.data.preference_data``."""
-
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """The library's name of a column -> its name in the data."""
-
-    too_long: Literal["error", "drop", "truncate"] = "error"
-    """What happens to a row longer than the limits."""
-
-    identical: Literal["error", "drop"] = "error"
-    """What happens to a pair of two equal answers."""
-
-    packing: bool = False
-    """Lay several prompts with their answers into one row; they do not see each other."""
-
-    packing_window: int = 512
-    """Consecutive examples that are packed together."""
-
-    row_length: int | None = None
-    """Tokens of a packed row; what the longest example needs when unset."""
-
-    pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad a batch to the next of a few lengths, or always to the longest."""
-
-    last_batch: Literal["drop", "keep"] = "keep"
-    """What happens to a short last batch."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DpoRun(schema.RunOptions):
+class DpoRun(preference_schema.PreferenceRun):
     """``tunix dpo``: train on preferences. At most one objective's block; DPO if none."""
-
-    data_path: str
-    """Pairs (``chosen``, ``rejected``, perhaps ``prompt``), or for KTO rated answers (``prompt``,
-    ``completion``, ``label``)."""
-
-    eval_data_path: str | None = None
-    """The same to evaluate on."""
-
-    train_fraction: float = 1.0
-    """Without ``eval_data_path``: the rows after this fraction are evaluated on."""
-
-    batch_size: int = 8
-    """Rows per batch."""
-
-    max_prompt_length: int = 512
-    """Tokens of a prompt."""
-
-    max_response_length: int = 512
-    """Tokens of an answer."""
-
-    num_train_epochs: int = 1
-    """Passes over the data."""
 
     dpo_config: DpoOptions | None = None
     orpo_config: OrpoOptions | None = None
@@ -145,32 +93,26 @@ class DpoRun(schema.RunOptions):
     cpo_config: CpoOptions | None = None
     kto_config: KtoOptions | None = None
 
-    data_config: PreferenceDataOptions = dataclasses.field(default_factory=PreferenceDataOptions)
-
-    optimizer_config: optimizers.OptimizerOptions = dataclasses.field(
-        default_factory=optimizers.OptimizerOptions
-    )
-
-    training_config: sft_schema.SftTrainingOptions = dataclasses.field(
-        default_factory=sft_schema.SftTrainingOptions
-    )
+    reference: Literal["precomputed", "live", "offloaded"] = "precomputed"
+    """How DPO and KTO ask the reference, the model before training: ``precomputed`` over all data
+    before the first step; ``live``, for every batch when it comes; ``offloaded``, live with its
+    weights in host memory in between."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the objective and the data settings."""
-        yield from super().problems()
-        if not 0.0 < self.train_fraction <= 1.0:
-            yield f"train_fraction must lie in (0, 1], got {self.train_fraction}"
-        if self.train_fraction < 1.0 and self.eval_data_path is not None:
-            yield "train_fraction and eval_data_path both say what to evaluate on; give one"
         chosen = [f"{name}_config" for name in _CONFIGS if vars(self)[f"{name}_config"] is not None]
         if len(chosen) > 1:
             yield f"{' and '.join(chosen)} are different objectives; keep one"
             return
-        for make in (lambda: self.data, lambda: self.objective(eval_every_n_steps=1)):
-            try:
-                make()
-            except config_lib.ConfigError as error:
-                yield from error.problems
+        yield from super().problems()
+        if self.reference != "precomputed" and not self.has_reference:
+            yield f"reference is not read: {self.objective_name} compares with none; remove it"
+        elif self.reference == "offloaded" and self.model_config.lora_config is not None:
+            yield (
+                "reference: offloaded moves a second copy of the weights, and with "
+                "model_config.lora_config there is none: the model without its adapters is the "
+                "reference; set it to live"
+            )
 
     @property
     def objective_name(self) -> str:
@@ -178,29 +120,23 @@ class DpoRun(schema.RunOptions):
         given = (name for name in _CONFIGS if vars(self)[f"{name}_config"] is not None)
         return next(given, "dpo")
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the objective compares with a reference."""
+        return self.objective_name in ("dpo", "kto")
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether rows are single answers, good or bad, instead of pairs."""
+        return self.objective_name == "kto"
+
     def objective(self, **loop: Any) -> training_config_lib.TrainingConfig:
         """Return the trainer's settings, made of the objective's and those of the loop."""
         options: Any = vars(self)[f"{self.objective_name}_config"] or DpoOptions()
         more: dict[str, Any] = {"algorithm": "orpo"} if self.objective_name == "orpo" else {}
+        if self.has_reference:
+            more["offload_reference"] = self.reference == "offloaded"
         return _CONFIGS[self.objective_name](**loop, **vars(options), **more)
-
-    @property
-    def data(self) -> preference_config.PreferenceDataConfig:
-        """The settings of the data pipeline."""
-        options = {k: v for k, v in vars(self.data_config).items() if k != "columns"}
-        return preference_config.PreferenceDataConfig(
-            max_prompt_length=self.max_prompt_length,
-            max_response_length=self.max_response_length,
-            batch_size=self.batch_size,
-            num_epochs=self.num_train_epochs,
-            shuffle_seed=self.seed,
-            **options,
-        )
-
-    @property
-    def eval_data(self) -> preference_config.PreferenceDataConfig:
-        """The same for evaluation: one pass over every row, in order."""
-        return dataclasses.replace(self.data, num_epochs=1, shuffle_seed=None, last_batch="keep")
 
 
 _CONFIGS: Mapping[str, type[training_config_lib.TrainingConfig]] = {

@@ -1,19 +1,21 @@
 """``tunix export``: write what a run has trained in the format of transformers."""
 
 import argparse
+import functools
 import logging
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import rich.console
 from flax import nnx
 
-from tunix.cli import errors, trained_model
+from tunix.cli import errors, run_weights, trained_model
 from tunix.generate import tokenizer_files
 from tunix.models import hf_export, lora, model_card, peft_adapter, sources
 from tunix.models.transformer import decoder
+from tunix.sft.dpo import reward_model
 
 _OUT = rich.console.Console(highlight=False, soft_wrap=True)
 
@@ -25,9 +27,12 @@ def main(argv: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     # Orbax warns that what was opened to be read cannot be written.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    checkpoint = trained_model.find(pathlib.Path(options.run), options.step, options.model)
+    checkpoint = trained_model.find(
+        pathlib.Path(options.run), options.step, options.model, options.weights
+    )
     require_format(options.format, checkpoint)
-    model, base = trained_model.load(checkpoint)
+    read = trained_model.load_reward_model if checkpoint.is_reward_model else trained_model.load
+    model, base = read(checkpoint)
     target = write(model, base, checkpoint, options)
     _print_summary(target, checkpoint, options.format)
     return 0
@@ -49,10 +54,15 @@ def require_format(chosen: str, checkpoint: trained_model.Checkpoint) -> None:
         raise hf_export.ExportError(
             f"{checkpoint.run} trained the whole model and no adapters; use --format hf"
         )
+    if checkpoint.is_reward_model and chosen == "peft":
+        raise hf_export.ExportError(
+            f"{checkpoint.run} trained a reward model, whose score has no place beside adapters "
+            "alone; use --format merged"
+        )
 
 
 def write(
-    model: decoder.Decoder,
+    model: decoder.Decoder | reward_model.RewardModel,
     base: pathlib.Path,
     checkpoint: trained_model.Checkpoint,
     options: argparse.Namespace,
@@ -62,20 +72,33 @@ def write(
     def write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
         tokenizer_files.write(_tokenizer_source(checkpoint.tokenizer_path, source), folder)
 
-    if options.format == "peft":
+    save: Callable[..., pathlib.Path]
+    if isinstance(model, reward_model.RewardModel):
+        save = functools.partial(hf_export.save_with_score, model.decoder, model.score[...])
+    elif options.format == "peft":
         return _write_adapter(model, checkpoint, options.output)
-    save = hf_export.save_merged if lora.is_lora_enabled(model) else hf_export.save_pretrained
+    elif lora.is_lora_enabled(model):
+        save = functools.partial(hf_export.save_merged, model)
+    else:
+        save = functools.partial(hf_export.save_pretrained, model)
     return save(
-        model,
         options.output,
         source=base,
         dtype=options.dtype,
         max_shard_size=options.max_shard_size,
         card=model_card.ModelCard(
-            base_model=checkpoint.options.model_id, training=_training(checkpoint)
+            base_model=checkpoint.options.model_id,
+            training=_training(checkpoint),
+            auto_class=_auto_class(checkpoint),
         ),
         write_tokenizer=write_tokenizer,
     )
+
+
+def _auto_class(checkpoint: trained_model.Checkpoint) -> str:
+    """Return what of transformers loads the exported model."""
+    is_reward = checkpoint.is_reward_model
+    return "AutoModelForSequenceClassification" if is_reward else "AutoModelForCausalLM"
 
 
 def _write_adapter(
@@ -108,16 +131,20 @@ def _training(checkpoint: trained_model.Checkpoint) -> str:
     what = "all parameters"
     if config is not None:
         what = f"LoRA adapters of rank {config.rank} and alpha {config.alpha:g}"
-    return f"{what}; step {checkpoint.step} of the run {checkpoint.run.name}"
+    of = "the average after step" if checkpoint.weights == "ema" else "step"
+    return f"{what}; {of} {checkpoint.step} of the run {checkpoint.run.name}"
 
 
 def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, form: str) -> None:
-    _OUT.print(f"checkpoint step {checkpoint.step} of {checkpoint.run}", markup=False)
+    average = "the average after " if checkpoint.weights == "ema" else ""
+    place = f"{average}step {checkpoint.step} of {checkpoint.run}"
+    _OUT.print(f"checkpoint {place}", markup=False)
     for path in sorted(target.iterdir()):
         _OUT.print(f"  {path.name:36}{_size(path.stat().st_size):>12}", markup=False)
+    auto_class = _auto_class(checkpoint)
     lines = [
-        "  from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'  model = AutoModelForCausalLM.from_pretrained("{target}")',
+        f"  from transformers import {auto_class}, AutoTokenizer",
+        f'  model = {auto_class}.from_pretrained("{target}")',
         f'  tokenizer = AutoTokenizer.from_pretrained("{target}")',
     ]
     if form == "peft":
@@ -137,9 +164,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         prog=program,
         description="Write what a run has trained in the format of transformers.",
     )
-    parser.add_argument(
-        "run", help="directory that tunix sft, dpo or grpo wrote, or one checkpoint in it"
-    )
+    parser.add_argument("run", help="directory that a run of tunix wrote, or one checkpoint in it")
     parser.add_argument("output", help="directory to write; must not exist or be empty")
     parser.add_argument(
         "--format",
@@ -149,6 +174,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "run's LoRA adapters added to its weights; peft: the adapters alone, for the peft library",
     )
     parser.add_argument("--step", type=int, help="which checkpoint; the latest by default")
+    parser.add_argument(
+        "--weights", choices=run_weights.CHOICES, default="last", help=run_weights.HELP
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),

@@ -2,28 +2,27 @@
 
 import argparse
 import json
+import logging
+import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
 import jax
 
-from tunix.cli import errors
+from tunix.cli import errors, run_weights, trained_model
 from tunix.generate import completion, engine, sampling_params, tokenizer_adapter
 from tunix.models import automodel
 from tunix.models.transformer import decoder
 from tunix.utils import compile_cache
+from tunix.utils import config as config_lib
 
 
 def main(argv: Sequence[str]) -> int:
     """Sample as ``argv`` says; ``argv[0]`` is the name of the program."""
     options = _parser(argv[0]).parse_args(argv[1:])
     compile_cache.enable()
-    model, path = automodel.AutoModel.from_pretrained(
-        options.model, dtype=options.dtype, precision=options.precision
-    )
-    assert isinstance(model, decoder.Decoder)
-    tokenizer = tokenizer_adapter.load_tokenizer(path)
+    model, tokenizer = load(options)
     texts = options.prompt or [sys.stdin.read()]
     as_chat = tokenizer.has_chat_template if options.chat is None else options.chat
     prompts = [_encode(tokenizer, text, as_chat) for text in texts]
@@ -61,6 +60,35 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def load(
+    options: argparse.Namespace,
+) -> tuple[decoder.Decoder, tokenizer_adapter.TokenizerAdapter]:
+    """Return a model as it was published, or as a run has trained it, and its tokenizer.
+
+    Raises:
+        ConfigError: If an option does not go with what ``model`` is, or the run does not keep
+            the weights asked for.
+    """
+    path = pathlib.Path(options.model)
+    if not trained_model.is_run(path):
+        if options.weights is not None or options.step is not None:
+            problem = f"--weights and --step choose from a run, and {options.model} is none"
+            raise config_lib.ConfigError("command line", [problem])
+        model, files = automodel.AutoModel.from_pretrained(
+            options.model, dtype=options.dtype or "float32", precision=options.precision or "auto"
+        )
+        assert isinstance(model, decoder.Decoder)
+        return model, tokenizer_adapter.load_tokenizer(files)
+    if options.dtype is not None or options.precision is not None:
+        problem = f"--dtype and --precision are those of the run {path}; leave them out"
+        raise config_lib.ConfigError("command line", [problem])
+    # Orbax warns that what was opened to be read cannot be written.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    checkpoint = trained_model.find(path, options.step, None, options.weights or "last")
+    model, base = trained_model.load(checkpoint)
+    return model, tokenizer_adapter.load_tokenizer(checkpoint.tokenizer_path or str(base))
+
+
 def decode(tokenizer: tokenizer_adapter.TokenizerAdapter, found: completion.Completion) -> str:
     """Return the reply's text, without the token that ended it."""
     ids = found.token_ids[:-1] if found.finish_reason == "stop" else found.token_ids
@@ -89,7 +117,11 @@ def _as_json(prompt: str, text: str, found: completion.Completion) -> str:
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description="Sample from a model.")
-    parser.add_argument("model", help="directory, .gguf file, package:NAME or hub id")
+    parser.add_argument(
+        "model", help="directory, .gguf file, package:NAME, hub id, or the directory of a run"
+    )
+    parser.add_argument("--step", type=int, help="checkpoint of a run; the latest by default")
+    parser.add_argument("--weights", choices=run_weights.CHOICES, help=run_weights.HELP)
     parser.add_argument("--prompt", action="append", help="repeat for several; else stdin is read")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
@@ -113,8 +145,12 @@ def _parser(program: str) -> argparse.ArgumentParser:
         const=False,
         help="the prompt is text to continue as it stands",
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--precision", choices=("auto", "exact", "fast"), default="auto")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the weights (default: float32)"
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "exact", "fast"), help="of products (default: auto)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="one JSON line each, with tokens and log-probabilities"
     )

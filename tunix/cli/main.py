@@ -12,7 +12,9 @@ from tunix.cli import errors
 COMMANDS = {
     "sft": ("tunix.cli.sft_main", "train on examples: conversations, prompts with answers, text"),
     "dpo": ("tunix.cli.dpo_main", "train on preferences: which of two answers is better"),
+    "reward": ("tunix.cli.reward_main", "train a reward model on pairs of answers"),
     "grpo": ("tunix.cli.grpo_main", "train by reinforcement: sample, score, reinforce"),
+    "ppo": ("tunix.cli.ppo_main", "train by reinforcement with a critic"),
     "checkpoints": ("tunix.cli.checkpoints_main", "list, verify and prune checkpoints"),
     "report": ("tunix.cli.report_main", "one HTML page about a run: curves, completions, alarms"),
     "generate": ("tunix.cli.generate_main", "sample from a model"),

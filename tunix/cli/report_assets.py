@@ -16,7 +16,7 @@ h2 { font-size: 18px; margin: 32px 0 8px; }
 p, .note { color: var(--soft); margin: 4px 0 12px; }
 .cards, .charts { display: grid; gap: 12px; }
 .cards { grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); margin-top: 16px; }
-.charts { grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); }
+.charts { grid-template-columns: repeat(auto-fill, minmax(min(360px, 100%), 1fr)); }
 .card, figure, .alarm, table, details { background: var(--paper); border: 1px solid var(--line);
   border-radius: 8px; }
 .card { padding: 10px 14px; } .card b { display: block; font-size: 20px; }
@@ -51,8 +51,10 @@ SCRIPT = """
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") !== "descending";
+  const sort = (head, column) => {
+    const sorted = head.getAttribute("aria-sort");
+    const isNumber = [...body.rows].some(row => "v" in row.cells[column].dataset);
+    const down = sorted === null ? isNumber : sorted === "ascending";
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const value = row => {
@@ -66,7 +68,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
       return down ? -sign : sign;
     };
     body.append(...[...body.rows].sort(order));
-  }));
+  };
+  heads.forEach((head, column) => {
+    head.tabIndex = 0;
+    head.addEventListener("click", () => sort(head, column));
+    head.addEventListener("keydown", event => {
+      if (event.key === "Enter") sort(head, column);
+    });
+  });
 }
 for (const input of document.querySelectorAll("input[data-for]")) {
   const rows = document.getElementById(input.dataset.for).tBodies[0].rows;

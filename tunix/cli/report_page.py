@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tunix.cli import report_assets, report_charts
+from tunix.cli import report_assets, report_charts, report_prompts
 
 Row = Mapping[str, Any]
 
@@ -28,6 +28,7 @@ CHARTS: Mapping[str, Sequence[str]] = {
     "Entropy, nats a token": ("train/entropy",),
     "KL to the reference": ("train/kl",),
     "Sampler and trainer: KL": ("train/mismatch_kl",),
+    "Policy and an older one that sampled: KL": ("train/off_policy_kl",),
     "Share of tokens clipped": (
         "train/clip_fraction",
         "train/clip_fraction_low",
@@ -62,11 +63,17 @@ def render(
         config: The settings as YAML.
         max_rows: Completions in the table, the last ones.
     """
+    begin, end = report_prompts.shared_lines({row["prompt"] for row in completions})
+    completions = [
+        {**row, "prompt": row["prompt"][len(begin) : len(row["prompt"]) - len(end)]}
+        for row in completions
+    ]
     body = [
         f"<h1>{html.escape(title)}</h1>",
         _cards(metrics, completions, summary),
         _alarms(alarms),
         _charts(metrics, [row["step"] for row in alarms]),
+        _shared_lines(begin, end),
         _extremes(completions),
         _completions(completions, max_rows),
         _prompts(completions, max_rows),
@@ -150,6 +157,15 @@ def _shortened(series: Mapping[str, report_charts.Series]) -> dict[str, report_c
     if len(series) > 1 and len(prefixes) == 1:
         return {name.rpartition("/")[2]: value for name, value in series.items()}
     return dict(series)
+
+
+def _shared_lines(begin: str, end: str) -> str:
+    if not begin and not end:
+        return ""
+    return (
+        "<details><summary>What every prompt begins and ends with, left out below</summary>"
+        f"<pre>{html.escape(begin)}…{html.escape(end)}</pre></details>"
+    )
 
 
 def _extremes(completions: Sequence[Row]) -> str:

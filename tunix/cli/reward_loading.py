@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tunix.rl import prompt_batch, reward_settings, rewards
 from tunix.utils import config as config_lib
+from tunix.utils import score_functions
 
 RewardFn = rewards.RewardFn
 
@@ -16,7 +17,7 @@ _LEADING_ARGUMENTS = (reward_settings.BATCH_ARGUMENTS, reward_settings.SAMPLE_AR
 _TEXTS = {name for names in _LEADING_ARGUMENTS for name in names} | {*prompt_batch.ROLLOUT_COLUMNS}
 
 
-def load_reward_functions(paths: Sequence[str]) -> list[RewardFn]:
+def load_reward_functions(paths: Sequence[str], *, key: str = "reward_functions") -> list[RewardFn]:
     """Return the reward functions of Python files, in the order they are written.
 
     A file's reward functions are those it lists in ``__all__``, which may also be
@@ -24,6 +25,10 @@ def load_reward_functions(paths: Sequence[str]) -> list[RewardFn]:
     *defined* there whose name does not start with an underscore and whose first
     arguments are ``prompts, completions`` or ``prompt, completion``. Helpers and
     imported functions are therefore never taken for rewards.
+
+    Args:
+        paths: The files.
+        key: The setting that names them, for messages.
 
     Raises:
         ConfigError: a file is missing or holds no reward function, or
@@ -40,7 +45,7 @@ def load_reward_functions(paths: Sequence[str]) -> list[RewardFn]:
         functions += found
         problems += objections
     if problems:
-        raise config_lib.ConfigError("reward_functions", problems)
+        raise config_lib.ConfigError(key, problems)
     return functions
 
 
@@ -93,7 +98,7 @@ def _takes_texts(value: object) -> bool:
     if not callable(value) or isinstance(value, type):
         return False
     parameters = inspect.signature(value).parameters
-    return bool(_TEXTS & set(parameters)) or reward_settings.takes_everything(value)
+    return bool(_TEXTS & set(parameters)) or score_functions.takes_everything(value)
 
 
 def _is_settings(value: object) -> bool:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from tunix.cli import grpo_schema, reward_loading
+from tunix.cli import reward_loading, rl_schema
 from tunix.data import iterators, prompts, report
 from tunix.generate import tokenizer_adapter
 from tunix.rl import curriculum, rewards, tasks
@@ -24,7 +24,7 @@ class RLData:
     reports: Sequence[report.DataReport]
 
 
-def load(run: grpo_schema.GrpoRun, tokenizer: tokenizer_adapter.TokenizerAdapter) -> RLData:
+def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) -> RLData:
     """Return the data of a built-in task or of the user's files.
 
     Raises:
@@ -44,6 +44,7 @@ def load(run: grpo_schema.GrpoRun, tokenizer: tokenizer_adapter.TokenizerAdapter
         steps = run.rollout_config.total_generation_steps
     settings = prompts.PromptDataConfig(
         prompt_column=run.prompt_column,
+        system_prompt=run.system_prompt,
         max_prompt_length=run.rollout_config.max_prompt_length,
         too_long=run.too_long,
         solve_rate_column=run.solve_rate_column,
@@ -68,7 +69,7 @@ def load(run: grpo_schema.GrpoRun, tokenizer: tokenizer_adapter.TokenizerAdapter
 
 
 def _load_training(
-    run: grpo_schema.GrpoRun,
+    run: rl_schema.RLRun,
     source: str | Sequence[dict[str, Any]],
     tokenizer: tokenizer_adapter.TokenizerAdapter,
     settings: prompts.PromptDataConfig,

@@ -21,6 +21,16 @@ def below_one(name: str, value: int | None) -> Iterator[str]:
         yield f"{name} must be at least 1, got {value}"
 
 
+def held_out_problems(
+    train_fraction: float, eval_data_path: str | tuple[str, ...] | None
+) -> Iterator[str]:
+    """Yield what is wrong with the two ways to say what is evaluated on."""
+    if not 0.0 < train_fraction <= 1.0:
+        yield f"train_fraction must lie in (0, 1], got {train_fraction}"
+    if train_fraction < 1.0 and eval_data_path is not None:
+        yield "train_fraction and eval_data_path both say what to evaluate on; give one"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshOptions(config_lib.Config):
     """``model_config.mesh``: how the devices are arranged."""

@@ -1,57 +1,86 @@
 """The data of ``tunix sft``: from the settings to batches and an account of every row."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tunix.cli import sft_schema
-from tunix.data import mixing, report, sft_data, sft_stream, sources
+from tunix.cli import sft_schema, training_run
+from tunix.data import mixing, questions, report, sft_data, sft_stream, sources
 from tunix.generate import tokenizer_adapter
 
 
-def load_data(
-    run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdapter
-) -> tuple[Iterable[Any], Iterable[Any] | None, list[report.DataReport]]:
-    """Return batches to train and to evaluate on, and what became of every row.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftData:
+    """What a run trains and evaluates on."""
+
+    train_ds: Iterable[Any]
+    eval_ds: Iterable[Any] | None
+    questions: questions.Questions | None
+    """Held-out prompts to reply to, if that is asked for."""
+    reports: Sequence[report.DataReport]
+    """What became of every row."""
+
+
+def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdapter) -> SftData:
+    """Return the run's data.
 
     Raises:
         DataError: lists everything wrong with the files and their rows.
     """
     options = run.data_config
-    held_out = [
-        sft_data.tokenize_rows(_read(path, run), tokenizer, run.eval_data, name=path)
-        for path in run.eval_data_paths
-    ]
+    held_out = {path: _read(path, run) for path in run.eval_data_paths}
     if options.streaming_window is not None:
-        stream = sft_stream.SftStream(
+        train_ds: Any = sft_stream.SftStream(
             list(run.data_paths),
             tokenizer,
             run.data,
             window=options.streaming_window,
             columns=options.columns or None,
         )
-        train_ds, reports = stream, [stream.report]
+        reports = [train_ds.report]
     else:
         parts = []
         for path in run.data_paths:
-            rows = _read(path, run)
-            cut = max(1, round(len(rows) * run.train_fraction))
-            parts.append(sft_data.tokenize_rows(rows[:cut], tokenizer, run.data, name=path))
-            if rows[cut:]:
-                name = f"{path} (held out)"
-                held_out.append(
-                    sft_data.tokenize_rows(rows[cut:], tokenizer, run.eval_data, name=name)
-                )
+            rows, rest = training_run.split_rows(_read(path, run), run.train_fraction)
+            parts.append(sft_data.tokenize_rows(rows, tokenizer, run.data, name=path))
+            if rest:
+                held_out[f"{path} (held out)"] = rest
         train_ds = _batches(parts, tokenizer, run.data, _order(run, parts))
         reports = [account for _, account in parts]
-    eval_ds = _batches(held_out, tokenizer, run.eval_data, None) if held_out else None
-    return train_ds, eval_ds, reports + [account for _, account in held_out]
+    found = [
+        sft_data.tokenize_rows(rows, tokenizer, run.eval_data, name=name)
+        for name, rows in held_out.items()
+    ]
+    asked, asked_reports = _questions(held_out, tokenizer, run)
+    return SftData(
+        train_ds=train_ds,
+        eval_ds=_batches(found, tokenizer, run.eval_data, None) if found else None,
+        questions=asked,
+        reports=[*reports, *(account for _, account in found), *asked_reports],
+    )
 
 
 _Part = tuple[sft_data.Rows, report.DataReport]
 
 
-def _read(path: str, run: sft_schema.SftRun) -> list[sources.Row]:
+def _read(path: str, run: sft_schema.SftRun) -> Sequence[sources.Row]:
     return sources.read_rows(path, columns=run.data_config.columns or None)
+
+
+def _questions(
+    held_out: dict[str, Sequence[sources.Row]],
+    tokenizer: tokenizer_adapter.TokenizerAdapter,
+    run: sft_schema.SftRun,
+) -> tuple[questions.Questions | None, list[report.DataReport]]:
+    """Return the prompts of held-out rows, if replies to them are asked for."""
+    options = run.evaluation.generation
+    if options is None:
+        return None, []
+    rows = [row for part in held_out.values() for row in part]
+    asked, account = questions.from_rows(
+        rows, tokenizer, run.eval_data, limit=options.num_prompts, name="prompts to reply to"
+    )
+    return asked, [account]
 
 
 def _order(run: sft_schema.SftRun, parts: list[_Part]) -> mixing.Order | None:

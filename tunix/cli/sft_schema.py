@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from tunix.cli import optimizers, schema
+from tunix.cli import generation_schema, optimizers, schema
 from tunix.data import mixing, sft_data
 from tunix.data import translation as translation_lib
 from tunix.sft import early_stopping as early_stopping_lib
-from tunix.sft import losses
+from tunix.sft import generation_eval, losses
 from tunix.utils import config as config_lib
 
 
@@ -184,17 +184,35 @@ class SftRun(schema.RunOptions):
         default_factory=SupervisedLoopOptions
     )
 
+    evaluation: generation_schema.EvaluationOptions = dataclasses.field(
+        default_factory=generation_schema.EvaluationOptions
+    )
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the data settings."""
         yield from super().problems()
-        if not 0.0 < self.train_fraction <= 1.0:
-            yield f"train_fraction must lie in (0, 1], got {self.train_fraction}"
-        if self.train_fraction < 1.0 and self.eval_data_path is not None:
-            yield "train_fraction and eval_data_path both say what to evaluate on; give one"
+        yield from schema.held_out_problems(self.train_fraction, self.eval_data_path)
         has_evaluation = self.train_fraction < 1.0 or self.eval_data_path is not None
-        for name in ("early_stopping", "keep_best"):
-            if getattr(self.training_config, name) is not None and not has_evaluation:
+        loop, generation = self.training_config, self.evaluation.generation
+        for name, chosen in (
+            ("early_stopping", loop.early_stopping),
+            ("keep_best", loop.keep_best),
+        ):
+            if chosen is not None and not has_evaluation:
                 yield f"training_config.{name} goes by evaluations: set eval_data_path"
+            if (
+                chosen is not None
+                and generation is None
+                and chosen.metric.startswith(generation_eval.PREFIX)
+            ):
+                yield (
+                    f"training_config.{name} goes by {chosen.metric}, which nothing measures: set "
+                    "evaluation.generation"
+                )
+        if generation is not None and not has_evaluation:
+            yield "evaluation.generation asks held-out rows: set eval_data_path or train_fraction"
+        if generation is not None and self.data_config.format == "text":
+            yield "evaluation.generation needs prompts, and data_config.format is text; remove one"
         yield from self._source_problems()
         try:
             _ = self.data

@@ -103,9 +103,12 @@ def _convert(
 ) -> Any:
     """Return ``value`` as the annotation wants it, or ``_INVALID`` after reporting."""
     options = _alternatives(annotation)
-    if type(None) in options and (value is None or value == {}):
-        return None  # `lora_config: {}` is how google-tunix says: no adapters
     blocks = [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    # `lora_config: {}` is how google-tunix says: no adapters. A block that needs no value is
+    # there without one.
+    is_absent = value == {} and not any(map(_has_all_defaults, blocks))
+    if type(None) in options and (value is None or is_absent):
+        return None
     if blocks and (isinstance(value, Mapping) or len(options) == len(blocks)):
         return _build(blocks[0], value, where, notes, problems)
     for option in options:
@@ -114,6 +117,14 @@ def _convert(
             return converted
     problems.append(f"{where} must be {_describe(options)}, got {value!r}")
     return _INVALID
+
+
+def _has_all_defaults(block: type) -> bool:
+    return all(
+        f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        for f in dataclasses.fields(block)
+        if f.init
+    )
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

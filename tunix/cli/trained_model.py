@@ -9,11 +9,13 @@ import orbax.checkpoint as ocp
 import yaml
 from flax import nnx
 
-from tunix.cli import build, schema, structure
+from tunix.cli import build, run_weights, schema, structure
 from tunix.models import automodel, sources
 from tunix.models.transformer import decoder
+from tunix.rl import shared_critic
 from tunix.sft import checkpoint_integrity as integrity
 from tunix.sft import checkpoint_manager
+from tunix.sft.dpo import reward_model
 from tunix.utils import config as config_lib
 
 _CHECKPOINTS, _CONFIG, _PARAMS = "checkpoints", "config.yaml", "params"
@@ -28,39 +30,62 @@ class Checkpoint:
     options: schema.ModelOptions
     tokenizer_path: str | None
     """Where the run took another tokenizer than the model's own."""
+    has_value_head: bool = False
+    """Whether the actor was its own critic."""
+    weights: run_weights.Weights = "last"
+    is_reward_model: bool = False
+    """Whether the run trained a score instead of the next token."""
 
 
-def find(path: pathlib.Path, step: int | None, model: str | None) -> Checkpoint:
+def is_run(path: pathlib.Path) -> bool:
+    """Return whether ``path`` is a run, its checkpoints or one of them."""
+    return (_run_of(path.expanduser().absolute()) / _CONFIG).is_file()
+
+
+def find(
+    path: pathlib.Path,
+    step: int | None,
+    model: str | None,
+    weights: run_weights.Weights = "last",
+) -> Checkpoint:
     """Return the checkpoint that ``path`` and ``step`` stand for.
 
     Args:
         path: Directory of a run, its ``checkpoints`` or one step in there.
         step: Which step of a run; the latest by default.
         model: Where the base model is now, if not where the run says.
+        weights: Which of those that the run keeps.
 
     Raises:
         FileNotFoundError: If there is no such run, checkpoint or step.
-        ConfigError: If the run's settings cannot be read, or a step is named twice.
+        ConfigError: If the run's settings cannot be read, a step is named twice, or the run does
+            not keep these weights.
     """
     path = path.expanduser().absolute()
-    run = path
-    if path.parent.name == _CHECKPOINTS and path.name.isdigit():
+    run = _run_of(path)
+    if run == path.parent.parent:
         if step not in (None, int(path.name)):
             problem = f"--step {step} and {path} name different steps; give one of them"
             raise config_lib.ConfigError("command line", [problem])
-        run, step = path.parent.parent, int(path.name)
-    elif path.name == _CHECKPOINTS:
-        run = path.parent
+        step = int(path.name)
     if not (run / _CONFIG).is_file():
         raise FileNotFoundError(
-            f"{path}: no run; expected a directory that tunix sft, dpo or grpo wrote, with "
-            f"{_CONFIG} and {_CHECKPOINTS}/, or one checkpoint in it ({_CHECKPOINTS}/STEP)"
+            f"{path}: no run; expected a directory that tunix sft, dpo, reward, grpo or ppo wrote, "
+            f"with {_CONFIG} and {_CHECKPOINTS}/, or one checkpoint in it ({_CHECKPOINTS}/STEP)"
         )
-    options, tokenizer_path = _settings(run / _CONFIG)
+    options, tokenizer_path, heads = _settings(run / _CONFIG)
     if model is not None:
         options = dataclasses.replace(options, model_path=model, model_source="huggingface")
+    run_weights.require(run / _CONFIG, weights)
+    if weights == "best":
+        step = run_weights.best_step(run / _CONFIG, run / _CHECKPOINTS, chosen=step)
     return Checkpoint(
-        run=run, step=_step(run, step), options=options, tokenizer_path=tokenizer_path
+        run=run,
+        step=_step(run, step),
+        weights=weights,
+        options=options,
+        tokenizer_path=tokenizer_path,
+        **heads,
     )
 
 
@@ -70,13 +95,38 @@ def load(checkpoint: Checkpoint) -> tuple[decoder.Decoder, pathlib.Path]:
     Of a base that was trained whole, only the settings are read.
 
     Raises:
+        ConfigError: If the run trained a reward model.
         SourceError: If the base is no longer where the run says.
         CheckpointMismatchError: If base and checkpoint do not fit, listing every array.
     """
+    if checkpoint.is_reward_model:
+        problem = (
+            "the run trained a reward model, which scores replies and writes none; tunix export "
+            "writes what reward_model_config of tunix grpo takes"
+        )
+        raise config_lib.ConfigError(str(checkpoint.run), [problem])
+    model, path = _base(checkpoint)
+    if checkpoint.has_value_head:
+        shared_critic.add_value_head(model)
+    _restore(checkpoint, model)
+    if checkpoint.has_value_head:
+        shared_critic.remove_value_head(model)
+    return model, path
+
+
+def load_reward_model(checkpoint: Checkpoint) -> tuple[reward_model.RewardModel, pathlib.Path]:
+    """Return the same of a run of ``tunix reward``; errors as of :func:`load`."""
+    base, path = _base(checkpoint)
+    model = reward_model.RewardModel(base, rngs=nnx.Rngs(0))
+    _restore(checkpoint, model)
+    return model, path
+
+
+def _base(checkpoint: Checkpoint) -> tuple[decoder.Decoder, pathlib.Path]:
+    """Return what the run started from, without arrays where all of them were trained."""
     options = dataclasses.replace(checkpoint.options, mesh=None)
-    adapters_only = options.lora_config is not None
     try:
-        if adapters_only:
+        if options.lora_config is not None:
             model, path = build.make_model(options, None)
         else:
             model, path = automodel.abstract_model(
@@ -93,7 +143,13 @@ def load(checkpoint: Checkpoint) -> tuple[decoder.Decoder, pathlib.Path]:
             "If it has moved, say where it is with --model"
         ) from error
     assert isinstance(model, decoder.Decoder)
-    like = nnx.to_pure_dict(nnx.state(model, nnx.LoRAParam if adapters_only else nnx.Param))
+    return model, pathlib.Path(path)
+
+
+def _restore(checkpoint: Checkpoint, model: nnx.Module) -> None:
+    """Let the model hold the arrays that were trained."""
+    kind = nnx.Param if checkpoint.options.lora_config is None else nnx.LoRAParam
+    like = nnx.to_pure_dict(nnx.state(model, kind))
     # The run may have had other devices.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
@@ -102,14 +158,24 @@ def load(checkpoint: Checkpoint) -> tuple[decoder.Decoder, pathlib.Path]:
         ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False),
     )
     try:
-        arrays, _ = manager.restore_state(checkpoint.step, {_PARAMS: like})
+        if checkpoint.weights == "ema":
+            params = run_weights.read_average(manager, checkpoint.step, like)
+        else:
+            params = manager.restore_state(checkpoint.step, {_PARAMS: like})[0][_PARAMS]
     finally:
         manager.close()
-    nnx.update(model, arrays[_PARAMS])
-    return model, pathlib.Path(path)
+    nnx.update(model, params)
 
 
-def _settings(path: pathlib.Path) -> tuple[schema.ModelOptions, str | None]:
+def _run_of(path: pathlib.Path) -> pathlib.Path:
+    """Return the directory of the run that ``path`` is, or is the checkpoints or a step of."""
+    if path.parent.name == _CHECKPOINTS and path.name.isdigit():
+        return path.parent.parent
+    return path.parent if path.name == _CHECKPOINTS else path
+
+
+def _settings(path: pathlib.Path) -> tuple[schema.ModelOptions, str | None, dict[str, bool]]:
+    """Return the model's settings, the tokenizer's path, and which heads were added."""
     raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(raw, dict) or not isinstance(raw.get("model_config"), dict):
         problem = "no model_config in it; expected the resolved settings of a run"
@@ -117,7 +183,10 @@ def _settings(path: pathlib.Path) -> tuple[schema.ModelOptions, str | None]:
     options = structure.structure(
         schema.ModelOptions, raw["model_config"], notes={}, source=str(path)
     )
-    return options, (raw.get("tokenizer_config") or {}).get("tokenizer_path")
+    tokenizer_path = (raw.get("tokenizer_config") or {}).get("tokenizer_path")
+    backbone = (raw.get("ppo_config") or {}).get("critic_backbone")
+    heads = {"has_value_head": backbone == "shared", "is_reward_model": "reward_config" in raw}
+    return options, tokenizer_path, heads
 
 
 def _step(run: pathlib.Path, step: int | None) -> int:

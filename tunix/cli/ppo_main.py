@@ -1,0 +1,19 @@
+"""``tunix ppo``: train a model by proximal policy optimisation."""
+
+import sys
+from collections.abc import Sequence
+
+from tunix.cli import command, errors, ppo_schema, rl_run
+from tunix.rl.ppo import ppo_learner
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job that ``argv`` describes; ``argv[0]`` is the name of the program."""
+    request = command.parse(
+        argv, ppo_schema.PpoRun, "Train a model by reinforcement with a critic (PPO)."
+    )
+    return rl_run.train(request, ppo_learner.PPOLearner)
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, sys.argv))

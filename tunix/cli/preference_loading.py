@@ -1,0 +1,33 @@
+"""The preferences that a run trains and evaluates on, as the settings ask."""
+
+from collections.abc import Sequence
+
+from tunix.cli import preference_schema, training_run
+from tunix.data import preference_data, preference_fit, sources
+from tunix.generate import tokenizer_adapter
+
+Dataset = preference_fit.PreferenceDataset
+
+
+def load_data(
+    run: preference_schema.PreferenceRun, tokenizer: tokenizer_adapter.TokenizerAdapter
+) -> tuple[Dataset, Dataset | None]:
+    """Return examples to train and to evaluate on, with what became of every row.
+
+    Raises:
+        DataError: lists everything wrong with the files and their rows.
+    """
+    columns = run.data_config.columns or None
+    rows = sources.read_rows(run.data_path, columns=columns)
+    held_out: Sequence[sources.Row] = []
+    held_out_name = f"{run.data_path} (held out)"
+    if run.eval_data_path is not None:
+        held_out = sources.read_rows(run.eval_data_path, columns=columns)
+        held_out_name = run.eval_data_path
+    elif run.train_fraction < 1.0:
+        rows, held_out = training_run.split_rows(rows, run.train_fraction)
+    read = preference_data.tokenize_ratings if run.is_rated else preference_data.tokenize_pairs
+    data = read(rows, tokenizer, run.data, name=run.data_path)
+    if not held_out:
+        return data, None
+    return data, read(held_out, tokenizer, run.eval_data, name=held_out_name)

@@ -1,0 +1,61 @@
+"""``tunix reward``: train a reward model on pairs of answers."""
+
+import sys
+from collections.abc import Sequence
+
+from flax import nnx
+
+from tunix.cli import (
+    build,
+    command,
+    errors,
+    optimizers,
+    preference_loading,
+    reward_schema,
+    training_run,
+)
+from tunix.data import preference_batches
+from tunix.models.transformer import decoder as decoder_lib
+from tunix.sft.dpo import reward_model, reward_trainer
+
+_SHOWN = ("loss", "rewards/margins", "rewards/accuracies")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job that ``argv`` describes; ``argv[0]`` is the name of the program."""
+    request = command.parse(
+        argv, reward_schema.RewardRun, "Train a reward model on pairs of answers."
+    )
+    if request.only_print:
+        print(request.resolved_yaml, end="")
+        return 0
+    run = request.run
+    directory = build.make_run_directory(run.run_dir, "reward")
+    directory.write_config(request.resolved_yaml)
+    decoder, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
+    assert isinstance(decoder, decoder_lib.Decoder)
+    tokenizer = build.make_tokenizer(run.tokenizer_config, path)
+    model = reward_model.RewardModel(decoder, rngs=nnx.Rngs(run.seed))
+    data, held_out = preference_loading.load_data(run, tokenizer)
+    reports = [dataset.report for dataset in (data, held_out) if dataset is not None]
+    training_run.print_header(run.model_config, model, reports, directory)
+    train_ds = preference_batches.pair_batches(data.examples, run.data, with_last=True)
+    eval_ds = None
+    if held_out is not None:
+        eval_ds = preference_batches.pair_batches(held_out.examples, run.eval_data, with_last=True)
+    settings = training_run.loop_settings(run.training_config, directory)
+    trainer = reward_trainer.RewardTrainer(
+        model,
+        optimizers.make_optimizer(
+            run.optimizer_config, training_run.total_steps(run.training_config, train_ds)
+        ),
+        run.objective(pbar_description="reward", **settings),
+    )
+    row_length = preference_batches.row_length(data.examples, run.data, with_last=True)
+    build.report_memory(trainer.memory_estimate(run.batch_size, row_length), training_run.OUT)
+    training_run.train(trainer, train_ds, eval_ds, directory, shown=_SHOWN)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main, sys.argv))

@@ -1,0 +1,92 @@
+"""The models of a reinforcement learning run and how they are trained, as the settings ask."""
+
+import dataclasses
+
+from tunix.cli import build, optimizers, reward_model_loading, rl_data, rl_schema, role_meshes
+from tunix.models import lora
+from tunix.rl import critic as critic_lib
+from tunix.rl import rl_cluster, shared_critic
+from tunix.rl.rollout import base_rollout
+from tunix.sft import run_directory
+
+Role = rl_cluster.Role
+
+
+def make_cluster(
+    run: rl_schema.RLRun, directory: run_directory.RunDirectory
+) -> tuple[rl_cluster.RLCluster, rl_data.RLData]:
+    """Return the models, ready to sample and train, and the questions to ask them."""
+    meshes = role_meshes.make_meshes(run.role_to_mesh, run.model_config.mesh)
+    actor, path = build.make_model(run.model_config, meshes.get(Role.ACTOR))
+    tokenizer = build.make_tokenizer(run.tokenizer_config, path)
+    data = rl_data.load(run, tokenizer)
+    reference = None
+    if run.algo_config.beta != 0.0 and not lora.is_lora_enabled(actor):
+        reference, _ = build.make_model(run.model_config, meshes.get(Role.REFERENCE))
+    if run.has_value_head:
+        shared_critic.add_value_head(actor)
+    critic = None if run.critic_optimizer is None else critic_lib.create_critic_model(actor)
+    reward = None
+    if run.reward_model_config is not None:
+        reward = reward_model_loading.load(
+            run.reward_model_config, tokenizer, meshes.get(Role.REWARD)
+        )
+    cluster_config = rl_cluster.ClusterConfig(
+        training_config=training_config(run, directory, data),
+        rollout_config=base_rollout.RolloutConfig(
+            max_tokens_to_generate=data.max_tokens_to_generate,
+            max_prompt_length=run.rollout_config.max_prompt_length,
+            temperature=run.rollout_config.temperature,
+            top_p=run.rollout_config.top_p,
+            top_k=run.rollout_config.top_k,
+            seed=run.seed,
+        ),
+        offload_to_cpu=run.offload_to_cpu,
+        role_to_mesh=meshes,
+    )
+    cluster = rl_cluster.RLCluster(
+        actor=actor,
+        critic=critic,
+        reference=reference,
+        reward=reward,
+        tokenizer=tokenizer,
+        cluster_config=cluster_config,
+    )
+    if reward is not None:
+        further = reward_model_loading.as_reward_function(cluster.get_rewards)
+        data = dataclasses.replace(data, reward_fns=[*data.reward_fns, further])
+    return cluster, data
+
+
+def training_config(
+    run: rl_schema.RLRun, directory: run_directory.RunDirectory, data: rl_data.RLData
+) -> rl_cluster.RLTrainingConfig:
+    """Return the trainer's settings."""
+    options = run.rl_training_config
+    checkpointing = build.checkpointing_options(options.checkpointing_options)
+    steps, critic = total_steps(run, data), run.critic_optimizer
+    return rl_cluster.RLTrainingConfig(
+        actor_optimizer=optimizers.make_optimizer(options.actor_optimizer_config, steps),
+        critic_optimizer=None if critic is None else optimizers.make_optimizer(critic, steps),
+        mini_batch_size=options.mini_batch_size,
+        train_micro_batch_size=options.train_micro_batch_size,
+        rollout_micro_batch_size=options.rollout_micro_batch_size,
+        compute_logps_micro_batch_size=options.compute_logps_micro_batch_size,
+        eval_every_n_steps=options.eval_every_n_steps,
+        max_steps=options.max_steps,
+        checkpoint_root_directory=None if checkpointing is None else str(directory.checkpoints),
+        checkpointing_options=checkpointing,
+        metrics_logging_options=build.metrics_options(options.metrics_logging_options, directory),
+        data_sharding_axis=options.data_sharding_axis,
+        alarms=options.alarms,
+        pbar_description=run.algorithm_name,
+    )
+
+
+def total_steps(run: rl_schema.RLRun, data: rl_data.RLData) -> int:
+    """Return how many optimizer steps the run takes: what learning-rate schedules refer to."""
+    options = run.rl_training_config
+    if options.max_steps is not None:
+        return options.max_steps
+    updates = -(-run.batch_size // (options.mini_batch_size or run.batch_size))
+    return len(data.train_ds) * updates * run.algo_config.num_iterations

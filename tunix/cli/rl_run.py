@@ -1,0 +1,143 @@
+"""A reinforcement learning run from its first line to its last, whatever the algorithm."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import rich.console
+
+from tunix.cli import baseline, build, command, report, rl_data, rl_models, rl_schema
+from tunix.rl import evaluation, rl_cluster, rl_learner
+from tunix.sft import plots, run_directory
+
+_OUT = rich.console.Console(highlight=False)
+
+RunT = TypeVar("RunT", bound=rl_schema.RLRun)
+
+LearnerFn = Callable[..., rl_learner.RLLearner[Any]]
+"""``fn(cluster, algo_config, reward_fns)``: a learner class."""
+
+
+def train(request: command.Request[RunT], learner_class: LearnerFn) -> int:
+    """Do the job that was asked for; return the exit code of the command.
+
+    The policy is measured on the held-out questions before and after, and everything the run
+    writes is in its directory.
+    """
+    started = time.perf_counter()
+    if request.only_print:
+        print(request.resolved_yaml, end="")
+        return 0
+    run = request.run
+    directory = build.make_run_directory(run.run_dir, run.task or run.algorithm_name)
+    directory.write_config(request.resolved_yaml)
+    cluster, data = rl_models.make_cluster(run, directory)
+    try:
+        learner = learner_class(cluster, run.algo_config, data.reward_fns)
+        _print_header(run, directory, cluster, data)
+        before, after = _train_and_measure(learner, run, directory, data)
+        steps = cluster.actor_trainer.train_steps
+    finally:
+        cluster.close()
+    seconds = time.perf_counter() - started
+    _report(run, directory, data, before, after, steps=steps, seconds=seconds)
+    return 0
+
+
+def measure(
+    learner: rl_learner.RLLearner[Any],
+    eval_ds: Sequence[rl_data.Batch],
+    options: rl_schema.EvaluationOptions,
+) -> dict[str, Any]:
+    """Return how the current policy answers the held-out questions, greedily and sampled."""
+    cluster = learner.rl_cluster
+    step = cluster.actor_trainer.train_steps
+    found = []
+    for call, (temperature, num_samples) in enumerate(
+        ((0.0, 1), (None, options.samples_per_question))
+    ):
+        found.append(
+            evaluation.evaluate(
+                cluster,
+                eval_ds,
+                learner.reward_manager,
+                key=cluster.sampling_key(rl_cluster.Mode.EVAL, step, call),
+                temperature=temperature,
+                num_samples=num_samples,
+            )
+        )
+    return report.measurement(*found)
+
+
+def _train_and_measure(
+    learner: rl_learner.RLLearner[Any],
+    run: rl_schema.RLRun,
+    directory: run_directory.RunDirectory,
+    data: rl_data.RLData,
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the measurements of the untrained and the trained policy, None without questions."""
+    if data.eval_batch is None:
+        learner.train(data.train_ds)
+        return None, None
+    eval_ds = [data.eval_batch]
+    before = baseline.measured_once(
+        directory,
+        lambda: measure(learner, eval_ds, run.evaluation),
+        step=learner.rl_cluster.actor_trainer.train_steps,
+    )
+    learner.train(data.train_ds, eval_ds)
+    return before, measure(learner, eval_ds, run.evaluation)
+
+
+def _report(
+    run: rl_schema.RLRun,
+    directory: run_directory.RunDirectory,
+    data: rl_data.RLData,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    *,
+    steps: int,
+    seconds: float,
+) -> None:
+    """Write the summary and the picture, and print both in words."""
+    rows = report.read_metrics(directory.metrics)
+    summary = report.summarize(before, after, rows, steps=steps, seconds=seconds)
+    directory.write_summary(summary)
+    picture = directory.path / "reward.png"
+    title = f"{run.algorithm_name.upper()} on {run.task or run.data_path}, "
+    title += run.model_config.model_id
+    plots.save_curves(picture, report.curves(rows, before, after), title=title, ylabel="reward")
+    if data.eval_batch is not None and before is not None and after is not None:
+        questions = [rl_data.question_of(p) for p in data.eval_batch["prompts"]]
+        report.print_comparison(_OUT, before, after)
+        report.print_replies(_OUT, questions, before, after, run.evaluation.num_shown)
+    _print_lines(
+        f"{steps} steps in {seconds:.0f} s; {summary['tokens_per_second']} tokens/s in training",
+        f"plot       {picture}",
+        f"run        {directory.path}",
+    )
+
+
+def _print_header(
+    run: rl_schema.RLRun,
+    directory: run_directory.RunDirectory,
+    cluster: rl_cluster.RLCluster,
+    data: rl_data.RLData,
+) -> None:
+    total, trained = build.count_parameters(cluster.actor_trainer.model)
+    step = cluster.actor_trainer.train_steps
+    _print_lines(
+        f"model      {run.model_config.model_id}  ({total:,} parameters, {trained:,} trained)",
+        f"algorithm  {run.algorithm_name}",
+        f"task       {run.task or run.data_path}",
+        *(f"data       {account}" for account in data.reports),
+        f"rollouts   {run.batch_size} prompts x {run.algo_config.num_generations} completions, "
+        f"up to {data.max_tokens_to_generate} tokens each",
+        f"run        {directory.path}",
+        *([f"continuing from step {step}"] if step else []),
+    )
+
+
+def _print_lines(*lines: str) -> None:
+    for line in lines:
+        _OUT.print(line, markup=False, soft_wrap=True)
