@@ -20,19 +20,23 @@ def model() -> Any:
 STATE: dict[str, Any] = {}
 
 
+def inputs(batch: Any) -> dict[str, Any]:
+    """Return what the loss function is called with."""
+    from tunix.sft import utils
+
+    return {
+        "input_tokens": batch.input_tokens,
+        "input_mask": batch.input_mask,
+        "positions": utils.build_positions_from_mask(batch.input_mask != 0),
+        "attention_mask": utils.make_causal_attn_mask(batch.input_mask != 0),
+    }
+
+
 def trainer() -> Any:
     """Return a new trainer."""
     import optax
 
-    from tunix.sft import peft_trainer, utils
-
-    def inputs(batch):
-        return {
-            "input_tokens": batch.input_tokens,
-            "input_mask": batch.input_mask,
-            "positions": utils.build_positions_from_mask(batch.input_mask != 0),
-            "attention_mask": utils.make_causal_attn_mask(batch.input_mask != 0),
-        }
+    from tunix.sft import peft_trainer
 
     config = peft_trainer.TrainingConfig(eval_every_n_steps=10**9)
     made = peft_trainer.PeftTrainer(model(), optax.adamw(shapes.LEARNING_RATE), config)

@@ -207,3 +207,47 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--repeats", type=int, default=7, help="timed calls of each side")
     return made
+
+
+def trainers_parser(description: str) -> argparse.ArgumentParser:
+    """Return the command line of the comparisons of whole trainers."""
+    made = parser(description)
+    made.set_defaults(repeats=3)
+    made.add_argument("--trl-python", help="Python of an environment with TRL, to compare with it")
+    made.add_argument("--model-dir", required=True, help="SmolLM2-135M-Instruct, for all sides")
+    return made
+
+
+def compare_trainers(
+    benchmark: str, options: argparse.Namespace, *, trl: Sequence[str], peer: bool
+) -> list[Result]:
+    """Compare our trainer with those of the libraries whose Python is given.
+
+    Args:
+        benchmark: The name of the case of our worker, and of google-tunix's.
+        options: From :func:`trainers_parser`.
+        trl: Variants that TRL is run in; its cases are called BENCHMARK_VARIANT.
+        peer: Whether google-tunix has the case, too.
+    """
+    os.environ["BENCH_MODEL"] = str(pathlib.Path(options.model_dir).resolve())
+    found = [Side(name="tunix", worker="tunix_trainers_worker.py", case=benchmark)]
+    if options.trl_python is not None:
+        found += [
+            Side(
+                name=f"trl {variant}",
+                worker="trl_worker.py",
+                case=f"{benchmark}_{variant}",
+                python=options.trl_python,
+            )
+            for variant in trl
+        ]
+    if peer and options.peer_python is not None:
+        found.append(
+            Side(
+                name="google-tunix",
+                worker="google_tunix_trainers_worker.py",
+                case=benchmark,
+                python=options.peer_python,
+            )
+        )
+    return compare(benchmark, found, repeats=options.repeats)

@@ -79,7 +79,8 @@ def _versions() -> dict[str, str]:
     """Return the version of every library of interest that the worker has loaded."""
     from importlib import metadata
 
-    names = ("tunix", "google-tunix", "jax", "jaxlib", "flax", "optax", "torch", "transformers")
+    names = ("tunix", "google-tunix", "jax", "jaxlib", "flax", "optax", "qwix")
+    names += ("torch", "transformers", "trl", "peft", "accelerate")
     found = {}
     for name in names:
         if name.removeprefix("google-") in sys.modules:
