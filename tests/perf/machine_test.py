@@ -1,5 +1,7 @@
 """What the machine reports is what it does."""
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -22,10 +24,12 @@ def test_the_peak_is_that_of_the_longest_name_that_fits(kind, peak):
 
 
 def test_host_memory_grows_with_what_is_held():
+    size = 64 * 2**20
     before = machine.host_bytes()
-    held = np.ones(64 * 2**20, np.uint8)
-    assert 60 * 2**20 < machine.host_bytes() - before < 100 * 2**20
-    assert held[-1] == 1
+    # Straight from the system: an allocator may hand out what other tests have given back to it.
+    with mmap.mmap(-1, size) as held:
+        np.frombuffer(held, np.uint8)[:] = 1
+        assert 60 * 2**20 < machine.host_bytes() - before < 100 * 2**20
 
 
 def test_available_memory_is_less_than_a_huge_machine_and_more_than_nothing():

@@ -43,8 +43,8 @@ class InFlight:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "InFlight":
         """Return what :meth:`to_json` was called on."""
-        carried = [partial_rollout.from_json(group) for group in saved["carried"]]
-        sampled = [_sampled_from_json(one) for one in saved["sampled"]]
+        carried = tuple(partial_rollout.from_json(group) for group in saved["carried"])
+        sampled = tuple(_sampled_from_json(one) for one in saved["sampled"])
         return cls(**{**saved, "carried": carried, "sampled": sampled})
 
 
