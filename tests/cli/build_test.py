@@ -1,7 +1,10 @@
 """Settings become the objects they describe."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from tunix.cli import build, schema
 from tunix.sft import checkpoint_manager
@@ -47,3 +50,18 @@ def test_checkpoints_come_every_few_seconds(tmp_path, monkeypatch):
 def test_intervals_are_positive(name):
     with pytest.raises(config_lib.ConfigError, match=f"{name} must be at least 1"):
         schema.CheckpointingOptions(**{name: 0})
+
+
+def test_the_seed_of_a_model_decides_its_adapters(tiny_model):
+    def adapters(seed):
+        options = schema.ModelOptions(
+            model_id=tiny_model,
+            rng_seed=seed,
+            lora_config=schema.LoraOptions(rank=2, alpha=2.0),
+        )
+        model, _ = build.make_model(options, None)
+        return [np.asarray(x) for x in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))]
+
+    first, again, other = adapters(1), adapters(1), adapters(2)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))

@@ -1,5 +1,6 @@
 """``tunix dpo`` from the command line to the summary."""
 
+import dataclasses
 import json
 
 import pytest
@@ -160,3 +161,48 @@ def test_every_objective_has_a_trainer(name):
     assert run.objective_name == name
     trained = run.objective(eval_every_n_steps=1)
     assert values.items() <= vars(trained).items()
+
+
+OTHER_VALUES = {
+    "loss_type": ("sigmoid", "hinge"),
+    "loss_weights": (0.7, 0.3),
+    "label_smoothing": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, field.name)
+        for name, cls in (
+            ("dpo", dpo_schema.DpoOptions),
+            ("orpo", dpo_schema.OrpoOptions),
+            ("simpo", dpo_schema.SimpoOptions),
+            ("cpo", dpo_schema.CpoOptions),
+            ("kto", dpo_schema.KtoOptions),
+        )
+        for field in dataclasses.fields(cls)
+    ],
+)
+def test_every_setting_of_an_objective_reaches_its_trainer(name, option):
+    run = structure.structure(
+        dpo_schema.DpoRun,
+        {"model_config": {"model_id": "x"}, "data_path": "y", f"{name}_config": {}},
+        notes={}, source="x",
+    )  # fmt: skip
+    options = getattr(run, f"{name}_config")
+    default = getattr(options, option)
+    other = OTHER_VALUES.get(option, 0.25 if default is None else None)
+    if other is None:
+        other = not default if isinstance(default, bool) else type(default)(default + 1)
+    # What no loss reads is refused, so some need a loss of their own.
+    losses = {"loss_weights": OTHER_VALUES["loss_type"], "discopop_tau": "discopop"}
+    changes = {option: other}
+    if option in losses:
+        changes["loss_type"] = losses[option]
+    changed = dataclasses.replace(
+        run, **{f"{name}_config": dataclasses.replace(options, **changes)}
+    )
+    found = vars(changed.objective(eval_every_n_steps=1))[option]
+    assert found != default
+    assert found == other
