@@ -9,6 +9,7 @@ from tunix.cli import (
     grpo_schema,
     ppo_schema,
     reference_keys,
+    reward_schema,
     schema,
     sft_schema,
     structure,
@@ -17,6 +18,7 @@ from tunix.cli import (
 SCHEMAS = {
     "sft": sft_schema.SftRun,
     "dpo": dpo_schema.DpoRun,
+    "reward": reward_schema.RewardRun,
     "quickstart": grpo_schema.GrpoRun,
     "grpo": grpo_schema.GrpoRun,
     "gsm8k": grpo_schema.GrpoRun,
@@ -40,6 +42,7 @@ def test_there_are_examples_of_every_command():
     assert {SCHEMAS[path.parent.name] for path in EXAMPLES} == {
         sft_schema.SftRun,
         dpo_schema.DpoRun,
+        reward_schema.RewardRun,
         grpo_schema.GrpoRun,
         ppo_schema.PpoRun,
     }
@@ -68,6 +71,7 @@ def test_no_note_hides_a_key_that_is_live():
     for run_class in (
         sft_schema.SftRun,
         dpo_schema.DpoRun,
+        reward_schema.RewardRun,
         grpo_schema.GrpoRun,
         ppo_schema.PpoRun,
     ):
