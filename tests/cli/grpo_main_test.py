@@ -22,28 +22,36 @@ def likes_ascii(prompts, completions, **columns):
 '''
 
 
+def write_job(folder, model, **settings):
+    """Return the path of the settings of a small job whose files lie in ``folder``."""
+    (folder / "rewards.py").write_text(REWARDS)
+    for name, words in (("train", "pqrstuvw"), ("eval", "xyz")):
+        rows = [json.dumps({"prompt": f"Say {word}", "answer": word}) for word in words]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows))
+    common = {
+        "model_config": {"model_id": model, "precision": "exact"},
+        "data_path": str(folder / "train.jsonl"),
+        "eval_data_path": str(folder / "eval.jsonl"),
+        "reward_functions": [str(folder / "rewards.py")],
+        "rollout_config": {"total_generation_steps": 6, "max_prompt_length": 16},
+        "evaluation": {"samples_per_question": 2, "num_shown": 2},
+    }
+    path = folder / "base.yaml"
+    path.write_text(yaml.safe_dump(common | settings))
+    return path
+
+
 @pytest.fixture
 def base(tmp_path, tiny_model):
     """Return the path of a small job's settings."""
-    (tmp_path / "rewards.py").write_text(REWARDS)
-    for name, words in (("train", "pqrstuvw"), ("eval", "xyz")):
-        rows = [json.dumps({"prompt": f"Say {word}", "answer": word}) for word in words]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    settings = {
-        "model_config": {"model_id": tiny_model, "precision": "exact"},
-        "data_path": str(tmp_path / "train.jsonl"),
-        "eval_data_path": str(tmp_path / "eval.jsonl"),
-        "reward_functions": [str(tmp_path / "rewards.py")],
-        "batch_size": 2,
-        "num_train_epochs": 2,
-        "grpo_config": {"num_generations": 4, "beta": 0.0},
-        "rollout_config": {"total_generation_steps": 6, "max_prompt_length": 16},
-        "rl_training_config": {"actor_optimizer_config": {"learning_rate": 0.02}},
-        "evaluation": {"samples_per_question": 2, "num_shown": 2},
-    }
-    path = tmp_path / "base.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    return write_job(
+        tmp_path,
+        tiny_model,
+        batch_size=2,
+        num_train_epochs=2,
+        grpo_config={"num_generations": 4, "beta": 0.0},
+        rl_training_config={"actor_optimizer_config": {"learning_rate": 0.02}},
+    )
 
 
 def run(base, *overrides, name="run"):

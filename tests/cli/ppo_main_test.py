@@ -3,7 +3,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 
 from tests.cli import grpo_main_test
 from tunix.cli import main, ppo_main, trained_model
@@ -14,28 +13,17 @@ from tunix.utils import json_lines
 @pytest.fixture
 def base(tmp_path, tiny_model):
     """Return the path of a small job's settings."""
-    (tmp_path / "rewards.py").write_text(grpo_main_test.REWARDS)
-    for name, words in (("train", "pqrstuvw"), ("eval", "xyz")):
-        rows = [json.dumps({"prompt": f"Say {word}", "answer": word}) for word in words]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    settings = {
-        "model_config": {"model_id": tiny_model, "precision": "exact"},
-        "data_path": str(tmp_path / "train.jsonl"),
-        "eval_data_path": str(tmp_path / "eval.jsonl"),
-        "reward_functions": [str(tmp_path / "rewards.py")],
-        "batch_size": 4,
-        "num_train_epochs": 4,
-        "ppo_config": {"num_generations": 4, "num_iterations": 2, "beta": 0.0},
-        "rollout_config": {"total_generation_steps": 6, "max_prompt_length": 16},
-        "rl_training_config": {
+    return grpo_main_test.write_job(
+        tmp_path,
+        tiny_model,
+        batch_size=4,
+        num_train_epochs=4,
+        ppo_config={"num_generations": 4, "num_iterations": 2, "beta": 0.0},
+        rl_training_config={
             "actor_optimizer_config": {"learning_rate": 0.02},
             "critic_optimizer_config": {"learning_rate": 0.01},
         },
-        "evaluation": {"samples_per_question": 2, "num_shown": 2},
-    }
-    path = tmp_path / "base.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    )
 
 
 def run(base, *overrides, name="run"):

@@ -2,6 +2,7 @@
 
 import datetime
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -69,6 +70,21 @@ def make_tokenizer(
 ) -> tokenizer_adapter.TokenizerAdapter:
     """Return the tokenizer: the model's own unless the settings name another."""
     return tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path)
+
+
+def loop_settings(
+    options: schema.LoopOptions, directory: run_directory.RunDirectory
+) -> dict[str, Any]:
+    """Return what the settings of every loop say of its ``TrainingConfig``."""
+    checkpointing = checkpointing_options(options.checkpointing_options)
+    return {
+        "eval_every_n_steps": options.eval_every_n_steps,
+        "max_steps": options.max_steps,
+        "checkpoint_root_directory": None if checkpointing is None else str(directory.checkpoints),
+        "checkpointing_options": checkpointing,
+        "metrics_logging_options": metrics_options(options.metrics_logging_options, directory),
+        "data_sharding_axis": options.data_sharding_axis,
+    }
 
 
 def checkpointing_options(

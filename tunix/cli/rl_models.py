@@ -63,7 +63,6 @@ def training_config(
 ) -> rl_cluster.RLTrainingConfig:
     """Return the trainer's settings."""
     options = run.rl_training_config
-    checkpointing = build.checkpointing_options(options.checkpointing_options)
     steps, critic = total_steps(run, data), run.critic_optimizer
     return rl_cluster.RLTrainingConfig(
         actor_optimizer=optimizers.make_optimizer(options.actor_optimizer_config, steps),
@@ -72,14 +71,9 @@ def training_config(
         train_micro_batch_size=options.train_micro_batch_size,
         rollout_micro_batch_size=options.rollout_micro_batch_size,
         compute_logps_micro_batch_size=options.compute_logps_micro_batch_size,
-        eval_every_n_steps=options.eval_every_n_steps,
-        max_steps=options.max_steps,
-        checkpoint_root_directory=None if checkpointing is None else str(directory.checkpoints),
-        checkpointing_options=checkpointing,
-        metrics_logging_options=build.metrics_options(options.metrics_logging_options, directory),
-        data_sharding_axis=options.data_sharding_axis,
         alarms=options.alarms,
         pbar_description=run.algorithm_name,
+        **build.loop_settings(options, directory),
     )
 
 

@@ -43,18 +43,10 @@ def loop_settings(
     options: sft_schema.SftTrainingOptions, directory: run_directory.RunDirectory
 ) -> dict[str, Any]:
     """Return what ``training_config`` says of a trainer's ``TrainingConfig``."""
-    checkpointing = build.checkpointing_options(options.checkpointing_options)
     return {
-        "eval_every_n_steps": options.eval_every_n_steps,
-        "max_steps": options.max_steps,
+        **build.loop_settings(options, directory),
         "gradient_accumulation_steps": options.gradient_accumulation_steps,
-        "checkpoint_root_directory": None if checkpointing is None else str(directory.checkpoints),
-        "checkpointing_options": checkpointing,
-        "metrics_logging_options": build.metrics_options(
-            options.metrics_logging_options, directory
-        ),
         "profiler_options": _profiler_options(options.profiler_options, directory),
-        "data_sharding_axis": options.data_sharding_axis,
         "max_inflight_computations": options.max_inflight_computations,
     }
 
