@@ -13,6 +13,20 @@ TIMEOUT = 600
 """Seconds after which a run is taken to hang."""
 
 
+def environment(devices: int) -> dict[str, str]:
+    """Return the variables under which a process sees so many devices."""
+    flags = [
+        os.environ.get("XLA_FLAGS", ""),
+        f"--xla_force_host_platform_device_count={devices}",
+    ]
+    return {
+        "JAX_PLATFORMS": "cpu",
+        # Threads of XLA's pool: with as many as cores, collectives of more devices wait forever.
+        "NPROC": "32",
+        "XLA_FLAGS": " ".join(flags).strip(),
+    }
+
+
 def run(module: str, *arguments: object, devices: int) -> Any:
     """Return what the last line of ``python -m module arguments`` says, which is JSON."""
     return run_with_stderr(module, *arguments, devices=devices)[0]
@@ -20,21 +34,10 @@ def run(module: str, *arguments: object, devices: int) -> Any:
 
 def run_with_stderr(module: str, *arguments: object, devices: int) -> tuple[Any, str]:
     """Return the last line of a run, which is JSON, and all it wrote to stderr."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # Threads of XLA's pool: with as many as cores, collectives of more devices wait forever.
-        "NPROC": "32",
-        "XLA_FLAGS": " ".join(
-            [
-                os.environ.get("XLA_FLAGS", ""),
-                f"--xla_force_host_platform_device_count={devices}",
-            ]
-        ).strip(),
-    }
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | environment(devices),
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

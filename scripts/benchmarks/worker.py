@@ -44,7 +44,7 @@ def serve(cases: Mapping[str, Case]) -> None:
     answer |= {"first": first.seconds(), "facts": facts if isinstance(facts, dict) else {}}
     if case.temporary_mb is not None:
         answer["temporary_mb"] = case.temporary_mb()
-    answer |= {"work": case.work, "unit": case.unit, "versions": _versions()}
+    answer |= {"work": case.work, "unit": case.unit, "versions": versions()}
     print(json.dumps(answer), file=channel)
     for line in sys.stdin:
         if line.strip() != "again":
@@ -75,7 +75,7 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the version of every library of interest that the worker has loaded."""
     from importlib import metadata
 

@@ -67,10 +67,10 @@ def of(lines: Sequence[Line], task: str, algorithm: str) -> list[Line]:
     return [line for line in lines if (line["task"], line["algorithm"]) == (task, algorithm)]
 
 
-def curve(line: Line) -> np.ndarray:
+def curve(line: Line, key: str = "train_reward") -> np.ndarray:
     """Return the reward in training, averaged over ``WINDOW`` rollouts, fewer at the start."""
-    rewards = np.asarray(line["train_reward"], np.float64)
-    return np.asarray([rewards[max(0, i + 1 - WINDOW) : i + 1].mean() for i in range(len(rewards))])
+    values = np.asarray(line[key], np.float64)
+    return np.asarray([values[max(0, i + 1 - WINDOW) : i + 1].mean() for i in range(len(values))])
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -99,7 +99,8 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
-def _panel(axes: matplotlib.axes.Axes, lines: Sequence[Line]) -> None:
+def style(axes: matplotlib.axes.Axes) -> None:
+    """Make a panel look like all of them; rewards lie between 0 and 1."""
     axes.grid(visible=True, axis="y", color=_GRID)
     axes.set_axisbelow(True)
     axes.set_ylim(-0.03, 1.03)
@@ -107,6 +108,10 @@ def _panel(axes: matplotlib.axes.Axes, lines: Sequence[Line]) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)
+
+
+def _panel(axes: matplotlib.axes.Axes, lines: Sequence[Line]) -> None:
+    style(axes)
     if not lines:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=_MUTED)
         return

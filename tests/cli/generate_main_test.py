@@ -6,6 +6,7 @@ import pytest
 
 from tunix.cli import generate_main
 from tunix.generate import sampling_params
+from tunix.utils import config
 
 
 def run(capsys, *arguments):
@@ -54,6 +55,26 @@ def test_raw_text_is_not_wrapped_in_a_conversation(capsys, tiny_model, monkeypat
             generate_main.main(["tunix generate", tiny_model, "--prompt", "abc", form])
     assert lengths[0] == 3
     assert lengths[1] > 3
+
+
+def test_a_system_message_stands_before_every_prompt(tiny_model, capsys, monkeypatch):
+    class Spy(Exception):
+        pass
+
+    def spy(self, lengths):
+        raise Spy(lengths)
+
+    monkeypatch.setattr(generate_main.engine.Engine, "warmup", spy)
+    line = ["tunix generate", tiny_model, "--prompt", "abc", "--prompt", "d"]
+    with pytest.raises(Spy) as plain:
+        generate_main.main(line)
+    with pytest.raises(Spy) as with_system:
+        generate_main.main([*line, "--system", "Be brief."])
+    # "<|im_start|>", "system\n", the message, "<|im_end|>" and a line end, a byte each.
+    more = 1 + len("system\n") + len("Be brief.") + 1 + 1
+    assert with_system.value.args[0] == [length + more for length in plain.value.args[0]]
+    with pytest.raises(config.ConfigError, match="--system is part of a conversation"):
+        generate_main.main([*line, "--raw", "--system", "Be brief."])
 
 
 def test_the_prompt_may_come_from_standard_input(capsys, tiny_model, monkeypatch):

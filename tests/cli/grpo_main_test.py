@@ -151,7 +151,8 @@ def test_what_does_not_go_together_is_said_at_once(base):
         "'multiplication'] (did you mean 'multiplication'?)",
         "eval_data_path is not read: the task 'multiplicatoin' brings its own questions",
         "prompt_column is not read: the task 'multiplicatoin' brings its own questions",
-        "reward_functions are not read: the task 'multiplicatoin' brings its own reward",
+        "reward_functions are not read: the task 'multiplicatoin' brings its own reward; files "
+        "that register functions belong in python_files",
     ]
 
 
@@ -188,7 +189,8 @@ def test_a_prompt_that_is_too_long_is_named_by_file_and_line(base, capsys):
 
 
 def test_a_batch_larger_than_the_data_is_an_error(base, capsys):
-    assert "8 examples make no full batch of 9" in message_of(capsys, base, "batch_size=9")
+    expected = "8 rows are no batch of batch_size 9; give more, or a smaller batch_size"
+    assert expected in message_of(capsys, base, "batch_size=9")
 
 
 @pytest.mark.slow

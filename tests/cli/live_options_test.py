@@ -90,6 +90,7 @@ BASES = {
 """What a key is compared with, where that is not the plain run."""
 
 ELSEWHERE = {
+    "RLRun.python_files": "tests/cli/python_files_test.py",
     "RLRun.role_to_mesh": "tests/cli/role_meshes_test.py",
     "EvaluationOptions.samples_per_question": "tests/cli/grpo_main_test.py",
     "EvaluationOptions.num_shown": "tests/cli/grpo_main_test.py",

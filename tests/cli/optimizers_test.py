@@ -91,6 +91,20 @@ def after_three_steps(**raw):
     return {name: np.asarray(value) for name, value in params.items()}
 
 
+def test_the_state_tells_the_rate_of_the_last_update_to_the_last_digit():
+    plan = {"schedule_type": "warmup_linear_decay_schedule", "warmup_steps": 3}
+    optimizer = optimizers.make_optimizer(options(learning_rate=0.3, **plan), 10)
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    state = optimizer.init(params)
+    told = []
+    for _ in range(4):
+        _, state = optimizer.update(params, state, params)
+        told.append(state.hyperparams["learning_rate"])
+    assert {rate.dtype for rate in told} == {jnp.dtype("float32")}
+    schedule = optimizers.make_schedule(options(learning_rate=0.3, **plan), 10)
+    np.testing.assert_array_equal(told, [schedule(step) for step in range(4)])
+
+
 def differ(one, other):
     return {name for name in one if not np.allclose(one[name], other[name], rtol=1e-6)}
 

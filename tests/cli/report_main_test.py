@@ -82,7 +82,7 @@ class Reader(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.tables[-1][-1][-1] += data
 
 
@@ -98,8 +98,10 @@ def test_the_page_shows_curves_completions_and_alarms(run, capsys):
     reader = Reader(page)
     best, worst, completions, prompts = reader.tables
     head = completions[0]
-    assert head[:6] == ["step", "prompt", "completion", "reward", "reward/right", "reward/short"]
-    assert {"advantage", "log_ratio", "num_tokens"} <= set(head)
+    assert head[:6] == ["step", "prompt", "completion", "reward", "advantage", "log_ratio"]
+    assert head[6:] == [
+        "reward/right", "reward/short", "num_tokens", "finish_reason", "policy_version",
+    ]  # fmt: skip
     assert len(completions) == 1 + 12 and completions[1][:2] == ["3", "question 1"]
     assert [row[head.index("reward/short")] for row in completions[1:5]][-1] == "–"
     assert [row[head.index("advantage")] for row in best[1:]] == ["0.5", "0.5"]
@@ -163,6 +165,28 @@ def test_shared_lines_are_whole_and_do_not_overlap():
 def test_a_directory_that_is_no_run_is_refused(tmp_path, capsys):
     assert main.main(["report", str(tmp_path)]) == 2
     assert "no metrics.jsonl" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_run_before_its_first_step_is_told_from_what_is_no_run(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("task: x\n")
+    assert main.main(["report", str(tmp_path)]) == 2
+    assert "no step of this run has been logged yet" in capsys.readouterr().err
+
+
+def test_a_run_without_a_summary_is_called_unfinished(run):
+    assert "Not finished" not in report_main.make_page(run, max_rows=10)
+    (run / "summary.json").unlink()
+    assert "<p>Not finished" in report_main.make_page(run, max_rows=10)
+
+
+def test_a_critic_has_charts_of_its_own(run):
+    json_lines.append(
+        run / "metrics.jsonl",
+        [{"step": 4, "train/critic/value_error": 0.5, "train/critic/value_mean": 0.1}],
+    )
+    reader = Reader(report_main.make_page(run, max_rows=10))
+    titles = [attrs["aria-label"] for tag, attrs in reader.tags if tag == "svg"]
+    assert {"Critic: squared error of values", "Critic: values and returns"} <= set(titles)
 
 
 def test_ticks_are_round_numbers_inside():

@@ -15,6 +15,14 @@ from tunix.utils import config as config_lib
 Role = rl_cluster.Role
 
 
+@dataclasses.dataclass(eq=False)
+class SomeMesh:
+    """What a mesh says of itself."""
+
+    devices: np.ndarray
+    shape: dict
+
+
 def run_of(**settings):
     raw = {
         "model_config": {"model_id": "m"},
@@ -57,7 +65,7 @@ def test_all_devices_that_are_missing_are_named_at_once(eight):
     options = dataclasses.replace(options, critic=options.rollout, reference=options.rollout)
     with pytest.raises(config_lib.ConfigError) as caught:
         role_meshes.make_meshes(options, None)
-    assert len(caught.value.problems) == 5  # the reward model's would be the actor's
+    assert len(caught.value.problems) == 4  # those that are named
     assert "actor wants devices 0 to 8, but there are 8 cpu devices" in str(caught.value)
     assert "rollout wants devices 7 to 8" in str(caught.value)
 
@@ -74,12 +82,57 @@ def test_all_devices_that_are_missing_are_named_at_once(eight):
             "must not be negative",
             id="device",
         ),
+        pytest.param({"actor": {"shape": [], "axis_names": []}}, "shape names no axis", id="none"),
+        pytest.param(
+            {"actor": {"shape": [1, 1], "axis_names": ["tp", "tp"]}},
+            "axis_names must differ",
+            id="twice",
+        ),
         pytest.param({"sampler": {}}, "sampler", id="unknown role"),
     ],
 )
 def test_mistakes_are_errors(settings, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         run_of(role_to_mesh=settings)
+
+
+def test_a_mesh_of_a_role_that_the_run_has_not_is_refused():
+    mesh = {"shape": [1], "axis_names": ["fsdp"]}
+    meshes = dict.fromkeys(("actor", "critic", "reference", "reward", "rollout"), mesh)
+    with pytest.raises(config_lib.ConfigError) as caught:
+        run_of(role_to_mesh=meshes, grpo_config={"beta": 0.0})
+    reasons = {
+        "critic": "there is no critic beside the actor",
+        "reference": "with beta 0 there is no reference",
+        "reward": "without reward_model_config there is none",
+    }
+    assert list(caught.value.problems) == [
+        f"role_to_mesh.{role} is not read: {reason}; remove it" for role, reason in reasons.items()
+    ]
+    meshes = {"actor": mesh, "reference": mesh}
+    run = run_of(role_to_mesh=meshes, grpo_config={"beta": 0.1})
+    assert run.used_roles == (Role.ACTOR, Role.REFERENCE, Role.ROLLOUT)
+
+
+def test_the_devices_of_a_run_are_told(eight):
+    used = (Role.ACTOR, Role.ROLLOUT)
+    assert role_meshes.in_words({}, used) == (
+        "1 of 8; role_to_mesh or model_config.mesh would use the others"
+    )
+    places = np.asarray(eight).reshape(4, 2)
+    together, apart = (
+        SomeMesh(devices=places, shape={"fsdp": 4, "tp": 2}),
+        SomeMesh(devices=places[3:, :1], shape={"tp": 1}),
+    )
+    meshes = dict.fromkeys(Role, together)
+    assert role_meshes.in_words(meshes, used) == "actor, rollout: 0-7 (fsdp 4 x tp 2)"
+    meshes[Role.ROLLOUT] = apart
+    assert role_meshes.in_words(meshes, used) == "actor: 0-7 (fsdp 4 x tp 2); rollout: 6 (tp 1)"
+
+
+def test_a_single_device_is_not_worth_a_word(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None])
+    assert role_meshes.in_words({}, Role) is None
 
 
 def test_one_mesh_or_several_but_not_both():

@@ -139,6 +139,14 @@ def test_short_batches_are_dropped_unless_asked_for_and_order_is_resumed():
     assert list(second) == whole[5:]
 
 
+def test_a_prompt_that_holds_its_answer_is_refused():
+    question = {"role": "user", "content": "2 + 2?"}
+    answer = {"role": "assistant", "content": "4"}
+    load([{"prompt": [question, answer, question]}])
+    with pytest.raises(errors.DataError, match=r"row 0: column 'prompt' ends with the assistant's"):
+        load([{"prompt": [question, answer]}])
+
+
 def test_every_bad_setting_is_named():
     with pytest.raises(config.ConfigError) as caught:
         prompts.PromptDataConfig(

@@ -11,8 +11,11 @@ import dataclasses
 
 from tests.repo import configs, source
 
-READ_BY_NAME = {f"DpoRun.{name}_config" for name in ("dpo", "orpo", "simpo", "cpo", "kto")}
-"""Looked up by the name of the objective."""
+READ_BY_NAME = {
+    *(f"DpoRun.{name}_config" for name in ("dpo", "orpo", "simpo", "cpo", "kto")),
+    "RLRun.python_files",
+}
+"""Looked up by the name of the objective, or before there is a config to read it of."""
 
 
 def attributes_read(tree: ast.AST, *, is_config: bool = False) -> collections.Counter[str]:

@@ -20,6 +20,7 @@ SCHEMAS = {
     "dpo": dpo_schema.DpoRun,
     "reward": reward_schema.RewardRun,
     "quickstart": grpo_schema.GrpoRun,
+    "first_run": grpo_schema.GrpoRun,
     "grpo": grpo_schema.GrpoRun,
     "gsm8k": grpo_schema.GrpoRun,
     "ppo": ppo_schema.PpoRun,

@@ -29,6 +29,12 @@ def test_leave_one_out_compares_with_the_mean_of_the_others():
     np.testing.assert_allclose(result, [[1.5, -1.5, 0.0]], rtol=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_a_group_of_one_has_nothing_to_be_compared_with(asarray):
+    np.testing.assert_array_equal(advantages.group_relative(asarray([[1.5], [0.2]])), [[0.0]] * 2)
+
+
 def test_groups_do_not_see_each_other():
     rewards = np.array([[0.0, 1.0], [10.0, 12.0]])
     np.testing.assert_allclose(advantages.group_centered(rewards), [[-0.5, 0.5], [-1.0, 1.0]])

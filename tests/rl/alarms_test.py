@@ -53,6 +53,21 @@ DEAD = {**CALM, "dead_groups": 1.0}
 STORY = [CALM, CALM, DEAD, DEAD, DEAD, CALM, CALM, DEAD, DEAD]
 
 
+def test_a_limit_that_the_newest_rollout_meets_no_more_sounds_nothing():
+    watch = alarms.AlarmWatch(alarms.AlarmConfig(window=2), None)
+    assert watch.observe({**CALM, "truncated": 0.9}, step=1) == []
+    assert watch.observe({**CALM, "truncated": 0.2}, step=2) == []  # 0.55 on average
+    (sentence,) = watch.observe({**CALM, "truncated": 0.8}, step=3)
+    assert "50% of the completions are cut off" in sentence
+
+
+def test_an_alarm_does_not_sound_anew_for_one_better_rollout():
+    watch = alarms.AlarmWatch(alarms.AlarmConfig(window=2), None)
+    shares = [0.9, 0.9, 0.4, 0.9]
+    sounded = [watch.observe({**CALM, "truncated": x}, step=i) for i, x in enumerate(shares)]
+    assert list(map(bool, sounded)) == [False, True, False, False]
+
+
 def test_an_alarm_sounds_once_and_again_when_it_comes_back(tmp_path):
     watch = alarms.AlarmWatch(CONFIG, tmp_path)
     sounded = [bool(watch.observe(row, step=i)) for i, row in enumerate(STORY)]

@@ -58,6 +58,24 @@ def test_foreign_modules_get_the_same_logps_from_their_logits():
     np.testing.assert_allclose(foreign.entropy, ours.entropy, atol=1e-5)
 
 
+def test_logits_of_half_precision_are_normalised_in_full_precision():
+    model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
+    batch = helpers.one_batch(groups)
+
+    def halved(*inputs):
+        logits, cache = model(*inputs)
+        return (50.0 * logits).astype(jnp.bfloat16), cache
+
+    found = common.policy_logps(Foreign(halved), batch, with_entropy=True)
+    assert found.logps.dtype == found.entropy.dtype == jnp.float32
+    logits, _ = halved(batch.tokens, batch.positions, None, common.attention_mask(batch))
+    exact = np.asarray(logits, np.float64).reshape(-1, logits.shape[-1])[batch.source] / 0.7
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    expected = np.take_along_axis(exact, np.asarray(batch.targets)[:, None], axis=-1)[:, 0]
+    by_sequence = common.by_sequence(jnp.asarray(expected), batch.slot)
+    np.testing.assert_allclose(found.logps, by_sequence, rtol=1e-5)
+
+
 def test_adapters_can_be_left_out():
     model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
     batch = helpers.one_batch(groups)

@@ -1,9 +1,10 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from tests.rl import helpers
-from tunix.rl import advantages, credit
+from tunix.rl import advantages, credit, log_ratio
 
 
 def groups_with(rewards, lengths):
@@ -72,3 +73,19 @@ def test_values_and_returns_stay_with_their_tokens():
     batch = helpers.one_batch(credit.with_values(groups, PENALTIES, 2 * PENALTIES))
     np.testing.assert_array_equal(batch.values[:, :2], PENALTIES)
     assert helpers.one_batch(groups).values is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_completion_without_tokens_has_no_advantage_and_no_ratio():
+    (group,) = helpers.make_groups([[1.0, -1.0]])
+    empty = dataclasses.replace(
+        group.trajectories[0],
+        completion_ids=np.zeros(0, np.int32),
+        sampler_logps=np.zeros(0, np.float32),
+    )
+    group = dataclasses.replace(group, trajectories=[empty, group.trajectories[1]])
+    found = credit.with_token_advantages([group], np.full((2, 6), 0.5, np.float32))
+    assert [t.advantage for t in found[0].trajectories] == [0.0, 0.5]
+    first, second = log_ratio.with_log_ratios([group], np.zeros((2, 6)))[0].trajectories
+    assert first.log_ratio is None
+    np.testing.assert_allclose(second.log_ratio, -second.sampler_logps.mean(), rtol=1e-6)

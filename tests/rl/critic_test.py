@@ -48,6 +48,8 @@ def test_a_lora_critic_shares_the_base_and_trains_adapters_and_head():
     )
     judge = critic.create_critic_model(actor)
     assert judge.backbone.embed_tokens.w[...] is actor.embed_tokens.w[...]
+    # What holds them is not: a critic that moves to devices of its own must leave the actor's.
+    assert judge.backbone.embed_tokens.w is not actor.embed_tokens.w
     assert (
         judge.backbone.layers.mlp.up_proj.lora_a[...] is not (actor.layers.mlp.up_proj.lora_a[...])
     )

@@ -1,9 +1,22 @@
+import dataclasses
+
 import pytest
 
 from tests.rl import helpers
 from tunix.rl import dynamic_sampling
 
 LIVE, DEAD = [1.0, -1.0], [0.0, 0.0]
+
+
+def with_rewards(group, shaping=None):
+    """Return the group with its advantages for rewards, the shaping by length among them."""
+    members = [
+        dataclasses.replace(
+            one, reward=one.advantage, rewards={} if shaping is None else {"overlong": shaping[i]}
+        )
+        for i, one in enumerate(group.trajectories)
+    ]
+    return dataclasses.replace(group, trajectories=members)
 
 
 def run(rounds, *, max_rounds=10):
@@ -14,7 +27,7 @@ def run(rounds, *, max_rounds=10):
 
     def rollout(columns, call):
         calls.append((columns["prompts"][0], call))
-        return helpers.make_groups(rounds[call], seed=call)
+        return [with_rewards(group) for group in helpers.make_groups(rounds[call], seed=call)]
 
     found = dynamic_sampling.collect(
         batches[0], lambda: next(rest, None), rollout, max_rounds=max_rounds
@@ -61,3 +74,16 @@ def test_without_any_signal_the_step_is_taken_and_has_none():
     assert [group.is_dead for group in found.groups] == [True, True]
     assert len(found.discarded) == 2
     assert found.metrics["batch_fill"] == 0.0
+
+
+def test_a_group_that_differs_in_length_alone_has_no_signal():
+    (group,) = helpers.make_groups([[-0.1, -0.7]])
+    assert not dynamic_sampling.has_signal(with_rewards(group, shaping=[-0.1, -0.7]))
+    assert dynamic_sampling.has_signal(with_rewards(group, shaping=[-0.1, -0.6]))
+    assert dynamic_sampling.has_signal(with_rewards(group))
+
+
+def test_rewards_that_are_shaped_alike_are_alike_but_for_rounding():
+    (group,) = helpers.make_groups([[0.1 - 0.1, 0.1 - 0.7]])
+    assert (0.1 - 0.1) + 0.1 != (0.1 - 0.7) + 0.7
+    assert not dynamic_sampling.has_signal(with_rewards(group, shaping=[-0.1, -0.7]))

@@ -123,7 +123,14 @@ def share_of_odd_characters(completions, **columns):
 
 
 def make_cluster(
-    actor=None, *, critic=None, reference=None, rollout=ROLLOUT, learning_rate=2e-2, **training
+    actor=None,
+    *,
+    critic=None,
+    reference=None,
+    rollout=ROLLOUT,
+    rollout_engine="vanilla",
+    learning_rate=2e-2,
+    **training,
 ):
     settings = {
         "eval_every_n_steps": 1000,
@@ -139,6 +146,7 @@ def make_cluster(
         cluster_config=rl_cluster.ClusterConfig(
             training_config=rl_cluster.RLTrainingConfig(**settings),
             rollout_config=rollout,
+            rollout_engine=rollout_engine,
         ),
     )
 

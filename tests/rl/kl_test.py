@@ -51,6 +51,17 @@ def test_a_broken_token_stays_finite(name):
     assert np.all(np.asarray(grad) == 0.0)
 
 
+def test_google_tunixs_names_are_known():
+    # Its numbers, for log-ratios of 0.5 and -1.
+    values = {
+        name: kl.KL_ESTIMATORS[name](jnp.array([[-1.0, -2.0]]), jnp.array([[-1.5, -1.0]]))
+        for name in ("kl", "mse_kl", "low_var_kl")
+    }
+    np.testing.assert_allclose(values["kl"], [[0.5, -1.0]], rtol=1e-6)
+    np.testing.assert_allclose(values["mse_kl"], [[0.125, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(values["low_var_kl"], [[0.10653067, 0.71828175]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["k1", "k3"])
 def test_the_mean_over_samples_is_the_kl(name):
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])

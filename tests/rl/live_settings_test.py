@@ -70,6 +70,7 @@ RUN = {
     "PPOConfig.gae_lambda": {"gae_lambda": 0.5},
     "PPOConfig.clip_range_value": {"clip_range_value": 1e-4},
     "PPOConfig.kl_method": {"kl_method": "k1"},
+    "PPOConfig.whiten_rewards": {"whiten_rewards": True},
     "PPOConfig.whiten_advantages": {"whiten_advantages": False},
     "PPOConfig.critic_backbone": {"critic_backbone": "shared"},
     "PPOConfig.vf_coef": {"critic_backbone": "shared", "vf_coef": 0.9},

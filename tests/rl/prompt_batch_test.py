@@ -24,6 +24,7 @@ def test_columns_become_lists():
             "would hide the rollout's own",
             id="reserved",
         ),
+        pytest.param({"prompts": "ab"}, "one text, not a list: write ['ab']", id="text"),
         pytest.param(["a"], "got a list", id="not a mapping"),
     ],
 )

@@ -87,6 +87,7 @@ class Wrong(rewards.RewardManager):
     [
         ([1.0], r"Wrong.combine returned shape \(1,\) for 2 completions"),
         ([1.0, np.nan], r"returned nan for 1 completions, first at sample 1.*'no'"),
+        ([1.0, -1e39], r"returned -1e\+39 for 1 completions, first at sample 1.*'no'"),
     ],
 )
 def test_a_total_that_is_none_is_refused(answer, message):

@@ -52,8 +52,13 @@ def test_a_function_gets_the_columns_it_names_or_all():
 
 @pytest.mark.parametrize(
     "values",
-    [(1, 2.5, 1), np.array([1.0, 2.5, 1.0], np.float32), jnp.array([1.0, 2.5, 1.0])],
-    ids=["tuple of numbers", "numpy", "jax"],
+    [
+        (1, 2.5, 1),
+        np.array([1.0, 2.5, 1.0], np.float32),
+        jnp.array([1.0, 2.5, 1.0]),
+        jnp.array([1.0, 2.5, 1.0], jnp.bfloat16),
+    ],
+    ids=["tuple of numbers", "numpy", "jax", "bfloat16"],
 )
 def test_any_sequence_of_numbers_will_do(values):
     np.testing.assert_allclose(run(lambda completions: values).total, [1.0, 2.5, 1.0])
@@ -92,6 +97,17 @@ def test_every_kind_of_callable_has_a_name():
     assert rewards.RewardManager(fns).names == ("Judge", "method", "length", "<lambda>", "Judge_2")
 
 
+class Tensor:
+    """What refuses to become an array, as a tensor with a gradient does."""
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("use detach()")
+
+
+async def never_awaited():
+    return 1.0
+
+
 def raises(prompts, completions):
     if "yy" in completions:
         raise KeyError("boom")
@@ -120,6 +136,9 @@ def raises(prompts, completions):
         pytest.param(
             lambda completions: np.ones((3, 2)), ["sample 0", "finite number"], id="a matrix"
         ),
+        pytest.param(lambda completions: {1.0, 2.0, 3.0}, ["numbers, got set"], id="a set"),
+        pytest.param(lambda completion: Tensor(), ["Tensor object", "sample 0"], id="a tensor"),
+        pytest.param(lambda completion: never_awaited(), ["async def", "sample 0"], id="a promise"),
     ],
 )
 def test_a_fault_names_the_function_and_the_sample(fn, expected):
@@ -127,6 +146,18 @@ def test_a_fault_names_the_function_and_the_sample(fn, expected):
         run(fn)
     for part in expected:
         assert part in str(caught.value)
+
+
+def test_what_a_function_does_to_its_lists_is_nothing_to_the_others():
+    def greedy(prompts, completions, answer):
+        prompts.clear(), completions.clear(), answer.clear()
+        return [1.0, 1.0, 1.0]
+
+    columns = {"answer": ["x", "no", "zzz"]}
+    manager = rewards.RewardManager([greedy, is_answer])
+    for _ in range(2):
+        assert manager(PROMPTS, COMPLETIONS, columns).total.tolist() == [2.0, 1.0, 2.0]
+    assert columns["answer"] == ["x", "no", "zzz"]
 
 
 def test_all_faults_are_reported_at_once():
@@ -175,6 +206,7 @@ def test_a_missing_column_is_reported_before_anything_runs():
         pytest.param([length], [1.0, 2.0], "2 values for 1 functions", id="one weight too many"),
         pytest.param([length], [float("nan")], "must be finite", id="NaN weight"),
         pytest.param([3], None, "3 is not callable", id="not a function"),
+        pytest.param("form", None, "'form' is not callable", id="a name"),
     ],
 )
 def test_bad_settings_are_one_clear_error(fns, weights, message):
@@ -246,6 +278,50 @@ def test_a_call_that_takes_too_long_is_named_or_counted_as_asked(fn):
     assert result.costs[f"reward_seconds/{fn.__name__}"] < 2.0
 
 
+async def blocks_for_ever(completion):
+    while completion == "yy":
+        time.sleep(0.01)  # the loop never gets a turn
+    return 1.0
+
+
+async def blocks(completion):
+    time.sleep(0.15 if completion == "yy" else 0.0)
+    return 1.0
+
+
+@pytest.mark.parametrize(("fn", "others"), [(blocks_for_ever, 0.0), (blocks, 1.0)])
+def test_an_async_function_that_waits_without_await_is_late_all_the_same(fn, others):
+    # One call at a time, so that the last one stands behind the one that blocks.
+    result = run(rewards.Reward(fn=fn, time_limit=0.1, workers=1, on_error=0.0))
+    assert result.total.tolist() == [1.0, 0.0, others]
+
+
+class Ended(BaseException):
+    """What no ``except Exception`` catches."""
+
+
+def ends(error):
+    def one(completion):
+        if completion == "yy":
+            raise error
+        return 1.0
+
+    async def waiting(completion):
+        return one(completion)
+
+    return one, waiting
+
+
+@pytest.mark.parametrize("error", [Ended("over"), asyncio.CancelledError(), SystemExit(3)])
+@pytest.mark.parametrize("time_limit", [None, 5.0])
+def test_what_would_end_more_than_the_function_ends_its_call_alone(error, time_limit):
+    for fn in ends(error):
+        result = run(rewards.Reward(fn=fn, time_limit=time_limit, on_error=-1.0))
+        assert result.total.tolist() == [1.0, -1.0, 1.0]
+        with pytest.raises(rewards.RewardError, match=r"it (raised|called).*at sample 1"):
+            run(rewards.Reward(fn=fn, time_limit=time_limit))
+
+
 def test_a_process_that_hangs_or_crashes_takes_nobody_along():
     manager = rewards.RewardManager(
         [
@@ -301,3 +377,10 @@ def test_a_function_is_called_what_its_settings_call_it():
 
     manager = rewards.RewardManager([one, rewards.Reward(fn=one, name="again")])
     assert manager.names == ("one", "again")
+
+
+def test_an_exception_is_shown_with_the_line_of_the_file_that_made_it():
+    with pytest.raises(rewards.RewardError) as caught:
+        run(raises)
+    line = raises.__code__.co_firstlineno + 2
+    assert f"'boom' (rewards_test.py, line {line})" in str(caught.value)

@@ -11,7 +11,7 @@ from tests import virtual_devices
 from tests.rl import helpers
 from tunix.generate import completion, requests
 from tunix.models import lora
-from tunix.rl import rl_cluster
+from tunix.rl import cluster_build, rl_cluster
 from tunix.rl.rollout import base_rollout
 from tunix.utils import config as config_lib
 
@@ -164,15 +164,16 @@ class EchoRollout(base_rollout.BaseRollout):
         pass
 
 
-def test_an_engine_of_ones_own_takes_the_place_of_the_native_one():
+@pytest.mark.parametrize(("size", "slots"), [(5, 5), (None, 32)])
+def test_an_engine_of_ones_own_takes_the_place_of_the_native_one(size, slots):
     cluster = rl_cluster.RLCluster(
         actor=helpers.tiny_decoder(),
         tokenizer=helpers.CharTokenizer(),
         cluster_config=config_with(
-            rollout_engine=EchoRollout, training={"rollout_micro_batch_size": 5}
+            rollout_engine=EchoRollout, training={"rollout_micro_batch_size": size}
         ),
     )
-    assert cluster.rollout.sizes == (14, 5)
+    assert cluster.rollout.sizes == (14, slots)
     assert cluster.generate(["AB"], num_samples=2).text == ["AB", "AB"]
 
 
@@ -216,6 +217,24 @@ def test_the_native_engine_wants_a_decoder():
 def test_bad_settings_are_one_clear_error(changes, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         config_with(**changes)
+
+
+def test_axes_over_which_nothing_is_split_are_refused():
+    meshes = {
+        Role.ACTOR: jax.sharding.AbstractMesh((4, 2), ("fdsp", "tp")),
+        Role.ROLLOUT: jax.sharding.AbstractMesh((2,), ("tp",)),
+    }
+    with pytest.raises(config_lib.ConfigError) as caught:
+        cluster_build.check_axes(meshes, ("fsdp", "row"))
+    assert list(caught.value.problems) == [
+        "nothing is split over the axis 'fdsp' of actor: parameters and rows are over "
+        "['ep', 'fsdp', 'row', 'tp'] (did you mean 'fsdp'?); rename it, or name it in "
+        "data_sharding_axis",
+        "data_sharding_axis 'row' is an axis of no mesh",
+    ]
+    cluster_build.check_axes(meshes, ("fdsp",))
+    cluster_build.check_axes({Role.ACTOR: meshes[Role.ROLLOUT]}, ("fsdp",))
+    cluster_build.check_axes({Role.ACTOR: None}, ("row",))
 
 
 def test_a_role_without_a_mesh_takes_the_actors():

@@ -39,9 +39,11 @@ def prompt_batches():
     return dataset
 
 
-def train(directory, *, steps, every=1, reward_fns=helpers.share_of_fives, dataset=None):
+def train(
+    directory, *, steps, every=1, reward_fns=helpers.share_of_fives, dataset=None, **settings
+):
     cluster = helpers.make_cluster(max_steps=steps, **run_settings(directory, every=every))
-    learner = helpers.make_learner(cluster, reward_fns)
+    learner = helpers.make_learner(cluster, reward_fns, **settings)
     try:
         learner.train(prompt_batches() if dataset is None else dataset)
     finally:
@@ -122,6 +124,22 @@ def test_plain_lists_resume_behind_the_batches_already_used(tmp_path):
     train(tmp_path / "parts", steps=2, dataset=dataset)
     train(tmp_path / "parts", steps=4, dataset=dataset)
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
+def test_a_resumed_run_of_several_updates_per_rollout_skips_no_data(tmp_path):
+    dataset = [{"prompts": [f"A{i}"]} for i in range(4)]
+    reward = helpers.share_of_odd_characters
+    for steps in (2, 4):
+        learner = train(tmp_path, steps=steps, dataset=dataset, num_iterations=2, reward_fns=reward)
+    assert learner.global_steps == 2
+    rows = completions(tmp_path)
+    assert [(row["step"], row["prompt"]) for row in rows[::4]] == [(2, "A0"), (4, "A1")]
+
+
+def test_a_rollout_that_is_begun_is_trained_on_in_full(tmp_path):
+    learner = train(tmp_path, steps=1, dataset=[{"prompts": ["A"]}] * 2, num_iterations=2)
+    assert learner.rl_cluster.actor_trainer.train_steps == 2
+    assert learner.global_steps == 1
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(uninterrupted, tmp_path):

@@ -50,3 +50,10 @@ def test_a_critic_of_its_own_and_models_in_host_memory_change_nothing():
     assert_alike(runs["colocated"], runs["split"], rtol=1e-5)
     for name in ("colocated", "split"):
         assert runs[name] == runs[f"{name}, offloaded"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_samples_with_the_restored_weights_from_its_first_step(tmp_path):
+    found = virtual_devices.run("tests.rl.split_resume_run", str(tmp_path), devices=2)
+    assert found["from_trained"] == 0.0
+    assert found["from_untrained"] > 1e-3

@@ -114,6 +114,24 @@ def test_whitened_tokens_have_mean_zero_and_deviation_one():
     assert np.all(found[~MASK] == 0.0)
 
 
+def test_whitening_that_keeps_the_mean_changes_the_deviation_alone():
+    values = np.array([[1.0, 2.0, 3.0], [6.0, np.nan, 100.0]])
+    found = np.asarray(token_advantages.whiten(values, MASK, keep_mean=True))
+    expected = 3.0 + np.array([-2.0, -1.0, 0.0, 3.0]) / np.sqrt(3.5)
+    np.testing.assert_allclose(found[MASK], expected, rtol=1e-6)
+    assert np.all(found[~MASK] == 0.0)
+    equal = token_advantages.whiten(np.full((2, 3), 0.1, np.float32), MASK, keep_mean=True)
+    np.testing.assert_array_equal(equal, np.where(MASK, np.float32(0.1), 0.0))
+
+
+def test_rewards_at_the_end_whitened_worked_out_by_hand():
+    # Four tokens, rewards 0, 0, 1, 1: mean 1/2, deviation 1/2. A token without a reward gets
+    # 1/2 - 1 = -1/2, one with it 1/2 + 1 = 3/2: of two right answers the longer earns less.
+    rewards = token_advantages.token_rewards(np.ones(2), np.zeros((2, 3)), MASK)
+    found = np.asarray(token_advantages.whiten(rewards, MASK, keep_mean=True))
+    np.testing.assert_allclose(found, [[-0.5, -0.5, 1.5], [1.5, 0.0, 0.0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("mask", [MASK, np.zeros((2, 3), bool)])
 def test_equal_values_whiten_to_exactly_zero(mask):
     found = token_advantages.whiten(np.full((2, 3), 0.1), mask)

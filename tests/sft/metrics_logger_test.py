@@ -1,5 +1,6 @@
 """Metrics: nothing waits for them, nothing is lost, nothing is swallowed."""
 
+import errno
 import json
 import sys
 import threading
@@ -7,6 +8,7 @@ import threading
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX import event_file_writer, record_writer
 
 from tunix.sft import metrics_backends, metrics_logger, metrics_writer
 from tunix.utils import config as config_lib
@@ -81,6 +83,18 @@ def test_a_failing_backend_is_reported_once_and_does_not_stop_the_others():
     with pytest.raises(metrics_writer.MetricsBackendError):
         logger.close()
     assert good.closed
+
+
+class Full(Memory):
+    def log_scalar(self, event, value, step):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_a_matter_of_the_machine_not_of_the_program():
+    logger = logger_to(Full())
+    logger.log("", "loss", 1.0, TRAIN, 1)
+    with pytest.raises(OSError, match="cannot write metrics: No space left on device; free some"):
+        logger.close()
 
 
 def test_recent_values_can_be_read_back():
@@ -199,6 +213,32 @@ def test_tensorboard_gets_the_same_values_and_the_title(tmp_path):
     values = {v.tag: (v.simple_value, e.step) for e in events for v in e.summary.value}
     assert values["train/loss"] == (1.25, 7)
     assert b"proj/r1" in path.read_bytes()
+
+
+def test_tensorboard_is_told_what_a_resumed_run_logs_again(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    backend = metrics_backends.TensorboardBackend(tmp_path)
+    backend.truncate_after(4)
+    backend.log_scalar("train/loss", 2.0, 5)
+    backend.close()
+    (path,) = tmp_path.iterdir()
+    events = [event_pb2.Event.FromString(record) for record in records(path.read_bytes())]
+    assert events[0].file_version == "brain.Event:2"
+    (started,) = [e for e in events if e.session_log.status == event_pb2.SessionLog.START]
+    assert started.step == 5
+    assert events[-1].summary.value[0].simple_value == 2.0
+
+
+def test_tensorboard_on_a_full_disk_fails_and_does_not_hang(tmp_path, monkeypatch):
+    full = record_writer.RecordWriter("/dev/full")
+    monkeypatch.setattr(event_file_writer, "RecordWriter", lambda path: full)
+    backend = metrics_backends.TensorboardBackend(tmp_path)
+    backend.log_scalar("train/loss", 2.0, 5)
+    with pytest.raises(OSError, match="No space left on device"):
+        backend.flush()
+    with pytest.raises(OSError, match="No space left on device"):
+        backend.close()
 
 
 def records(data):

@@ -44,3 +44,9 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
         run_directory.RunDirectory(blocker / "run")
     assert f"cannot write to the run directory {blocker}/run: Not a directory" in str(error.value)
     assert "choose another" in str(error.value)
+
+
+def test_a_file_in_its_place_is_named(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(run_directory.RunDirectoryError, match="run is a file; choose another one"):
+        run_directory.RunDirectory(tmp_path / "run")

@@ -29,6 +29,7 @@ def parse(
     description: str,
     *,
     choose: Callable[[Mapping[str, Any]], type[RunT]] | None = None,
+    prepare: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Request[RunT]:
     """Return the run that ``argv`` describes; ``argv[0]`` is the name of the program.
 
@@ -37,6 +38,7 @@ def parse(
         run_class: What the settings may say.
         description: The first line of the help.
         choose: Returns a subclass with the same keys for the settings as they were read.
+        prepare: Called with these settings before they are checked.
 
     Raises:
         ConfigError: lists everything wrong with the settings.
@@ -56,6 +58,8 @@ def parse(
     options = parser.parse_intermixed_args(argv[1:])
     keys = [f.name for f in dataclasses.fields(run_class)]
     settings = config.load(options.settings, os.environ, keys)
+    if prepare is not None:
+        prepare(settings.values)
     chosen = run_class if choose is None else choose(settings.values)
     run = structure.structure(
         chosen, settings.values, notes=reference_keys.NOTES, source=settings.source

@@ -14,6 +14,7 @@ from tunix.cli import (
     errors,
     optimizers,
     preference_loading,
+    run_settings,
     training_run,
 )
 from tunix.data import preference_batches
@@ -38,9 +39,13 @@ def main(argv: Sequence[str]) -> int:
     if request.only_print:
         print(request.resolved_yaml, end="")
         return 0
-    run = request.run
-    directory = build.make_run_directory(run.run_dir, "dpo")
-    directory.write_config(request.resolved_yaml)
+    directory = build.make_run_directory(request.run.run_dir, "dpo")
+    with run_settings.recorded(directory, request.resolved_yaml):
+        _train(request.run, directory)
+    return 0
+
+
+def _train(run: dpo_schema.DpoRun, directory: run_directory.RunDirectory) -> None:
     mesh = build.make_mesh(run.model_config.mesh)
     model, path = build.make_model(run.model_config, mesh)
     tokenizer = build.make_tokenizer(run.tokenizer_config, path)
@@ -57,7 +62,6 @@ def main(argv: Sequence[str]) -> int:
     row_length = preference_batches.row_length(data.examples, run.data)
     build.report_memory(trainer.memory_estimate(run.batch_size, row_length), training_run.OUT)
     training_run.train(trainer, train_ds, eval_ds, directory, shown=_SHOWN)
-    return 0
 
 
 def make_batches(

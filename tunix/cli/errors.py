@@ -1,5 +1,6 @@
 """What a user sees when a command fails: one message, no stack of our functions."""
 
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     missing file, a full disk, a package that is not installed. Anything else is
     a mistake of ours and keeps its traceback.
     """
+    # Before a library does so: alarms are for the user, who has no use for a module's name.
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         return command(argv)
     except (ValueError, OSError, ImportError) as error:

@@ -25,7 +25,10 @@ def main(argv: Sequence[str]) -> int:
     model, tokenizer = load(options)
     texts = options.prompt or [sys.stdin.read()]
     as_chat = tokenizer.has_chat_template if options.chat is None else options.chat
-    prompts = [_encode(tokenizer, text, as_chat) for text in texts]
+    if options.system is not None and not as_chat:
+        problem = "--system is part of a conversation, and the prompt is text; use --chat"
+        raise config_lib.ConfigError("command line", [problem])
+    prompts = [_encode(tokenizer, text, as_chat, options.system) for text in texts]
     params = sampling_params.SamplingParams(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -95,10 +98,13 @@ def decode(tokenizer: tokenizer_adapter.TokenizerAdapter, found: completion.Comp
     return tokenizer.decode([int(i) for i in ids])
 
 
-def _encode(tokenizer: tokenizer_adapter.TokenizerAdapter, text: str, as_chat: bool) -> list[int]:
-    if as_chat:
-        return tokenizer.encode_prompt([{"role": "user", "content": text}])
-    return tokenizer.encode_prompt(text)
+def _encode(
+    tokenizer: tokenizer_adapter.TokenizerAdapter, text: str, as_chat: bool, system: str | None
+) -> list[int]:
+    if not as_chat:
+        return tokenizer.encode_prompt(text)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return tokenizer.encode_prompt([*first, {"role": "user", "content": text}])
 
 
 def _as_json(prompt: str, text: str, found: completion.Completion) -> str:
@@ -123,6 +129,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--step", type=int, help="checkpoint of a run; the latest by default")
     parser.add_argument("--weights", choices=run_weights.CHOICES, help=run_weights.HELP)
     parser.add_argument("--prompt", action="append", help="repeat for several; else stdin is read")
+    parser.add_argument("--system", help="system message before every prompt")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     parser.add_argument("--top-k", type=int)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from tunix.cli import command, errors, grpo_schema, rl_run
+from tunix.cli import command, errors, grpo_schema, python_files, rl_run
 from tunix.rl.grpo import grpo_learner
 
 
@@ -14,6 +14,7 @@ def main(argv: Sequence[str]) -> int:
         grpo_schema.GrpoRun,
         "Train a model by reinforcement (GRPO and its relatives, see `algorithm`).",
         choose=grpo_schema.run_class,
+        prepare=python_files.load_before_checks,
     )
     return rl_run.train(request, grpo_learner.GRPOLearner)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tunix import version
 from tunix.cli import errors
+from tunix.sft import interrupt
 
 # Modules are imported when their command runs, so that help is instant.
 COMMANDS = {
@@ -44,8 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 after a message about bad input, 130 when interrupted.
     """
     arguments = _parser().parse_args(argv)
-    module = importlib.import_module(COMMANDS[arguments.command][0])
-    return errors.run(module.main, [f"tunix {arguments.command}", *arguments.arguments])
+
+    def command(line: Sequence[str]) -> int:
+        with interrupt.ending_at_once():
+            module = importlib.import_module(COMMANDS[arguments.command][0])
+        return module.main(line)
+
+    return errors.run(command, [f"tunix {arguments.command}", *arguments.arguments])
 
 
 if __name__ == "__main__":

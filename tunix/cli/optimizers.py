@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -139,11 +140,11 @@ _NOT_HIDDEN = ("embed_tokens", "lm_head")
 _or = schedules.either
 
 
-def _adam(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adam(o: OptimizerOptions, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return optax.adam(rate, b1=_or(o.b1, 0.9), b2=_or(o.b2, 0.99), eps=_or(o.eps, 1e-8))
 
 
-def _adamw(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adamw(o: OptimizerOptions, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return optax.adamw(
         rate,
         b1=_or(o.b1, 0.9),
@@ -154,7 +155,7 @@ def _adamw(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransform
     )
 
 
-def _adafactor(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adafactor(o: OptimizerOptions, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Return Adafactor with the learning rate and weight decay of AdamW.
 
     Optax's own rate is relative to the size of each parameter, and its decay is not scaled by it.
@@ -165,7 +166,7 @@ def _adafactor(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTrans
     return optax.chain(direction, decay, optax.scale_by_learning_rate(rate, flip_sign=False))
 
 
-def _lion(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+def _lion(o: OptimizerOptions, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return optax.lion(
         rate,
         b1=_or(o.b1, 0.9),
@@ -175,7 +176,7 @@ def _lion(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransforma
     )
 
 
-def _muon(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+def _muon(o: OptimizerOptions, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Return Muon for the matrices of the layers, and Adam (Nesterov's) for the rest.
 
     Updates of both have the size of Adam's (arXiv:2502.16982), so one learning rate fits both.
@@ -193,7 +194,7 @@ def _muon(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransforma
     )
 
 
-def _sgd(o: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
+def _sgd(o: OptimizerOptions, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return optax.sgd(rate, momentum=o.momentum)
 
 
@@ -226,7 +227,7 @@ def _last_names(path: tuple[Any, ...]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Optimizer:
-    make: Callable[[OptimizerOptions, optax.Schedule], optax.GradientTransformation]
+    make: Callable[[OptimizerOptions, optax.ScalarOrSchedule], optax.GradientTransformation]
     reads: tuple[str, ...]
 
 
@@ -246,8 +247,18 @@ def make_schedule(options: OptimizerOptions, total_steps: int) -> optax.Schedule
 
 
 def make_optimizer(options: OptimizerOptions, total_steps: int) -> optax.GradientTransformation:
-    """Return the optimizer, gradient clipping first where asked for."""
-    optimizer = OPTIMIZERS[options.opt_type].make(options, make_schedule(options, total_steps))
+    """Return the optimizer, gradient clipping first where asked for.
+
+    Its state tells the learning rate of the last update, which trainers log.
+    """
+    make = OPTIMIZERS[options.opt_type].make
+
+    def with_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        return make(options, learning_rate)
+
+    # Without a dtype, the rate would be rounded to that of the parameters.
+    injected = optax.inject_hyperparams(with_rate, hyperparam_dtype=jnp.float32)
+    optimizer = injected(learning_rate=make_schedule(options, total_steps))
     if options.max_grad_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(options.max_grad_norm), optimizer)

@@ -3,14 +3,17 @@
 import sys
 from collections.abc import Sequence
 
-from tunix.cli import command, errors, ppo_schema, rl_run
+from tunix.cli import command, errors, ppo_schema, python_files, rl_run
 from tunix.rl.ppo import ppo_learner
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the job that ``argv`` describes; ``argv[0]`` is the name of the program."""
     request = command.parse(
-        argv, ppo_schema.PpoRun, "Train a model by reinforcement with a critic (PPO)."
+        argv,
+        ppo_schema.PpoRun,
+        "Train a model by reinforcement with a critic (PPO).",
+        prepare=python_files.load_before_checks,
     )
     return rl_run.train(request, ppo_learner.PPOLearner)
 

@@ -41,6 +41,7 @@ th[aria-sort=ascending]::after { content: " \\25b2"; }
 th[aria-sort=descending]::after { content: " \\25bc"; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 td.t { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 240px; max-width: 560px; }
+td.t div { max-height: 15em; overflow-y: auto; unicode-bidi: plaintext; }
 td.up { color: var(--good); } td.down { color: var(--bad); }
 """ + "".join(
     f".c{i} {{ stroke: var(--c{i}); color: var(--c{i}); }} circle.c{i} {{ fill: var(--c{i}); }}\n"

@@ -36,6 +36,10 @@ def make_page(run: pathlib.Path, *, max_rows: int) -> str:
         FileNotFoundError: If it is no run directory.
     """
     if not (run / "metrics.jsonl").is_file():
+        if (run / "config.yaml").is_file():
+            raise FileNotFoundError(
+                f"{run}: no step of this run has been logged yet; look again after the first one"
+            )
         raise FileNotFoundError(
             f"{run}: no metrics.jsonl there; expected the directory of a run, the one it printed"
         )

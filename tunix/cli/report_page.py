@@ -34,6 +34,8 @@ CHARTS: Mapping[str, Sequence[str]] = {
         "train/clip_fraction_low",
         "train/clip_fraction_high",
     ),
+    "Critic: squared error of values": ("train/critic/value_error",),
+    "Critic: values and returns": ("train/critic/value_mean", "train/critic/return_mean"),
     "Learning rate": ("train/learning_rate",),
 }
 """Metrics by the title of their chart; what a run does not have is left out."""
@@ -103,7 +105,8 @@ def _cards(metrics: Sequence[Row], completions: Sequence[Row], summary: Row) -> 
         f"<span>{html.escape(name.replace('_', ' '))}</span></div>"
         for name, value in facts.items()
     )
-    return f"<div class=cards>{''.join(cards)}</div>"
+    note = "" if summary else "<p>Not finished: this is what the run has logged until now.</p>"
+    return f"{note}<div class=cards>{''.join(cards)}</div>"
 
 
 def _alarms(alarms: Sequence[Row]) -> str:
@@ -203,11 +206,12 @@ def _completions(completions: Sequence[Row], max_rows: int) -> str:
 def _columns(completions: Sequence[Row]) -> list[str]:
     """Return the columns of a table of completions; rewards of one function are ``reward/NAME``."""
     names = dict.fromkeys(name for row in completions for name in row["rewards"])
-    columns = ["step", "prompt", "completion", "reward", *(f"reward/{name}" for name in names)]
-    columns += ["advantage", "num_tokens", "finish_reason", "policy_version"]
+    columns = ["step", "prompt", "completion", "reward", "advantage"]
     if any(row.get("log_ratio") is not None for row in completions):
-        columns.insert(columns.index("advantage") + 1, "log_ratio")
-    return columns
+        columns.append("log_ratio")
+    # Many functions make a table wider than the page: what they add up to stays in sight.
+    columns += [f"reward/{name}" for name in names]
+    return [*columns, "num_tokens", "finish_reason", "policy_version"]
 
 
 def _prompts(completions: Sequence[Row], max_rows: int) -> str:
@@ -255,8 +259,9 @@ def _cell(row: Row, column: str) -> str:
     if value is None:
         return "<td class=n>–</td>"
     if not _is_number(value):
-        kind = " class=t" if column in ("prompt", "completion") else ""
-        return f"<td{kind}>{html.escape(str(value))}</td>"
+        text = html.escape(str(value))
+        is_long = column in ("prompt", "completion")
+        return f"<td class=t><div>{text}</div></td>" if is_long else f"<td>{text}</td>"
     color = ""
     if column == "advantage" and value != 0.0:
         color = " up" if value > 0.0 else " down"

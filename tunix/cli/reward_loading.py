@@ -1,12 +1,10 @@
 """Reward functions from Python files."""
 
-import importlib.util
 import inspect
-import pathlib
-import sys
 import types
 from collections.abc import Sequence
 
+from tunix.cli import python_files
 from tunix.rl import prompt_batch, reward_settings, rewards
 from tunix.utils import config as config_lib
 from tunix.utils import score_functions
@@ -31,34 +29,23 @@ def load_reward_functions(paths: Sequence[str], *, key: str = "reward_functions"
         key: The setting that names them, for messages.
 
     Raises:
-        ConfigError: a file is missing or holds no reward function, or
+        ConfigError: a file is missing, fails or holds no reward function, or
             ``__all__`` lists something that is none.
     """
     functions: list[RewardFn] = []
     problems: list[str] = []
     for path in paths:
-        file = pathlib.Path(path)
-        if not file.is_file():
-            problems.append(f"{path} does not exist (looked in {file.absolute()})")
+        try:
+            (module,) = python_files.load([path], key=key)
+        except config_lib.ConfigError as error:
+            problems += error.problems
             continue
-        found, objections = _functions_of(_load(file), path)
+        found, objections = _functions_of(module, path)
         functions += found
         problems += objections
     if problems:
         raise config_lib.ConfigError(key, problems)
     return functions
-
-
-def _load(file: pathlib.Path) -> types.ModuleType:
-    """Execute ``file`` as a module of its own, whatever is already imported under its name."""
-    name = f"tunix_reward_file_{file.stem}_{abs(hash(file.resolve())):x}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise config_lib.ConfigError("reward_functions", [f"{file} is not a Python file"])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up here
-    spec.loader.exec_module(module)
-    return module
 
 
 def _functions_of(module: types.ModuleType, path: str) -> tuple[list[RewardFn], list[str]]:

@@ -12,10 +12,12 @@ from tunix.cli import (
     optimizers,
     preference_loading,
     reward_schema,
+    run_settings,
     training_run,
 )
 from tunix.data import preference_batches
 from tunix.models.transformer import decoder as decoder_lib
+from tunix.sft import run_directory
 from tunix.sft.dpo import reward_model, reward_trainer
 
 _SHOWN = ("loss", "rewards/margins", "rewards/accuracies")
@@ -29,9 +31,13 @@ def main(argv: Sequence[str]) -> int:
     if request.only_print:
         print(request.resolved_yaml, end="")
         return 0
-    run = request.run
-    directory = build.make_run_directory(run.run_dir, "reward")
-    directory.write_config(request.resolved_yaml)
+    directory = build.make_run_directory(request.run.run_dir, "reward")
+    with run_settings.recorded(directory, request.resolved_yaml):
+        _train(request.run, directory)
+    return 0
+
+
+def _train(run: reward_schema.RewardRun, directory: run_directory.RunDirectory) -> None:
     decoder, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
     assert isinstance(decoder, decoder_lib.Decoder)
     tokenizer = build.make_tokenizer(run.tokenizer_config, path)
@@ -54,7 +60,6 @@ def main(argv: Sequence[str]) -> int:
     row_length = preference_batches.row_length(data.examples, run.data, with_last=True)
     build.report_memory(trainer.memory_estimate(run.batch_size, row_length), training_run.OUT)
     training_run.train(trainer, train_ds, eval_ds, directory, shown=_SHOWN)
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunix.cli import reward_loading, rl_schema
-from tunix.data import iterators, prompts, report
+from tunix.data import errors, iterators, prompts, report
 from tunix.generate import tokenizer_adapter
 from tunix.rl import curriculum, rewards, tasks
 
@@ -21,6 +21,8 @@ class RLData:
     """All questions of the evaluation set."""
     reward_fns: Sequence[rewards.RewardFn]
     max_tokens_to_generate: int
+    is_text: bool
+    """Whether the first prompt is text, which no chat template is put around."""
     reports: Sequence[report.DataReport]
 
 
@@ -64,6 +66,7 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         eval_batch=eval_batch,
         reward_fns=reward_fns,
         max_tokens_to_generate=steps,
+        is_text=isinstance(next(iter(train_ds))[prompts.PROMPTS][0], str),
         reports=reports,
     )
 
@@ -76,8 +79,11 @@ def _load_training(
 ) -> tuple[iterators.Batches[Batch] | curriculum.Curriculum, report.DataReport]:
     """Return the prompts to train on, each once per epoch or by their solve rates."""
     if run.curriculum is None:
-        return prompts.load(source, tokenizer, settings)
+        batches, account = prompts.load(source, tokenizer, settings)
+        _require_a_batch(account, run.batch_size)
+        return batches, account
     rows, account = prompts.load_rows(source, tokenizer, settings)
+    _require_a_batch(account, run.batch_size)
     epochs = run.num_train_epochs
     drawn = curriculum.Curriculum(
         rows,
@@ -87,6 +93,12 @@ def _load_training(
         seed=run.seed,
     )
     return drawn, account
+
+
+def _require_a_batch(account: report.DataReport, batch_size: int) -> None:
+    if account.rows < batch_size:
+        problem = f"{account.rows} rows are no batch of batch_size {batch_size}"
+        raise errors.DataError(account.source, [f"{problem}; give more, or a smaller batch_size"])
 
 
 def _load_all(

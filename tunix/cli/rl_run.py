@@ -6,7 +6,18 @@ from typing import Any, TypeVar
 
 import rich.console
 
-from tunix.cli import baseline, build, command, report, rl_data, rl_models, rl_schema
+from tunix.cli import (
+    baseline,
+    build,
+    command,
+    report,
+    rl_data,
+    rl_models,
+    rl_notes,
+    rl_schema,
+    role_meshes,
+    run_settings,
+)
 from tunix.rl import evaluation, rl_cluster, rl_learner
 from tunix.sft import plots, run_directory
 
@@ -30,15 +41,15 @@ def train(request: command.Request[RunT], learner_class: LearnerFn) -> int:
         return 0
     run = request.run
     directory = build.make_run_directory(run.run_dir, run.task or run.algorithm_name)
-    directory.write_config(request.resolved_yaml)
-    cluster, data = rl_models.make_cluster(run, directory)
-    try:
-        learner = learner_class(cluster, run.algo_config, data.reward_fns)
-        _print_header(run, directory, cluster, data)
-        before, after = _train_and_measure(learner, run, directory, data)
-        steps = cluster.actor_trainer.train_steps
-    finally:
-        cluster.close()
+    with run_settings.recorded(directory, request.resolved_yaml):
+        cluster, data = rl_models.make_cluster(run, directory)
+        try:
+            learner = learner_class(cluster, run.algo_config, data.reward_fns)
+            _print_header(run, directory, learner, data)
+            before, after = _train_and_measure(learner, run, directory, data)
+            steps = cluster.actor_trainer.train_steps
+        finally:
+            cluster.close()
     seconds = time.perf_counter() - started
     _report(run, directory, data, before, after, steps=steps, seconds=seconds)
     return 0
@@ -121,18 +132,22 @@ def _report(
 def _print_header(
     run: rl_schema.RLRun,
     directory: run_directory.RunDirectory,
-    cluster: rl_cluster.RLCluster,
+    learner: rl_learner.RLLearner[Any],
     data: rl_data.RLData,
 ) -> None:
+    cluster = learner.rl_cluster
     total, trained = build.count_parameters(cluster.actor_trainer.model)
     step = cluster.actor_trainer.train_steps
+    places = role_meshes.in_words(cluster.config.role_to_mesh, run.used_roles)
     _print_lines(
         f"model      {run.model_config.model_id}  ({total:,} parameters, {trained:,} trained)",
+        *([f"devices    {places}"] if places is not None else []),
         f"algorithm  {run.algorithm_name}",
         f"task       {run.task or run.data_path}",
         *(f"data       {account}" for account in data.reports),
         f"rollouts   {run.batch_size} prompts x {run.algo_config.num_generations} completions, "
         f"up to {data.max_tokens_to_generate} tokens each",
+        *rl_notes.lines(run, data, learner.reward_manager, cluster.tokenizer),
         f"run        {directory.path}",
         *([f"continuing from step {step}"] if step else []),
     )

@@ -11,7 +11,7 @@ from typing import Literal
 from tunix.cli import optimizers, role_meshes, schema
 from tunix.data import prompts
 from tunix.rl import alarms as alarms_lib
-from tunix.rl import algorithm_config, tasks
+from tunix.rl import algorithm_config, roles, tasks
 from tunix.rl import curriculum as curriculum_lib
 from tunix.utils import config as config_lib
 
@@ -160,6 +160,10 @@ class RLRun(schema.RunOptions, abc.ABC):
     curriculum: curriculum_lib.CurriculumConfig | None = None
     """Draws prompts by their running solve rate; without it each once per epoch."""
 
+    python_files: tuple[str, ...] = ()
+    """Python files to execute before settings are checked: what they register, settings may name
+    (``tunix.rl.function_registry``). Files of ``reward_functions`` may register, too."""
+
     reward_functions: tuple[str, ...] = ()
     """Python files of reward functions; a task brings its own."""
 
@@ -205,6 +209,16 @@ class RLRun(schema.RunOptions, abc.ABC):
         """Whether the actor is its own critic."""
         return False
 
+    @property
+    def used_roles(self) -> tuple[roles.Role, ...]:
+        """The roles for which there is a model."""
+        there = {
+            roles.Role.CRITIC: self.critic_optimizer is not None,
+            roles.Role.REFERENCE: self.algo_config.beta != 0.0,
+            roles.Role.REWARD: self.reward_model_config is not None,
+        }
+        return tuple(role for role in roles.Role if there.get(role, True))
+
     def problems(self) -> Iterator[str]:
         """Yield settings that are missing, contradict each other or that nothing would read."""
         yield from super().problems()
@@ -217,6 +231,7 @@ class RLRun(schema.RunOptions, abc.ABC):
         )
         if self.role_to_mesh is not None and self.model_config.mesh is not None:
             yield "set either role_to_mesh or model_config.mesh: where the models live"
+        yield from self._problems_with_unread_meshes()
         adapters = self.model_config.lora_config
         if adapters is not None and adapters.dropout:
             yield (
@@ -230,6 +245,19 @@ class RLRun(schema.RunOptions, abc.ABC):
             yield from self._problems_without_a_task()
         else:
             yield from self._problems_with_a_task(self.task)
+
+    def _problems_with_unread_meshes(self) -> Iterator[str]:
+        meshes = self.role_to_mesh
+        if meshes is None:
+            return
+        reasons = {
+            roles.Role.CRITIC: (meshes.critic, "there is no critic beside the actor"),
+            roles.Role.REFERENCE: (meshes.reference, "with beta 0 there is no reference"),
+            roles.Role.REWARD: (meshes.reward, "without reward_model_config there is none"),
+        }
+        for role, (mesh, reason) in reasons.items():
+            if mesh is not None and role not in self.used_roles:
+                yield f"role_to_mesh.{role.value} is not read: {reason}; remove it"
 
     def _problems_without_a_task(self) -> Iterator[str]:
         has_rewards = self.reward_functions or self.reward_model_config is not None
@@ -249,4 +277,7 @@ class RLRun(schema.RunOptions, abc.ABC):
             if getattr(self, name) is not None:
                 yield f"{name} is not read: the task {task!r} brings its own questions"
         if self.reward_functions:
-            yield f"reward_functions are not read: the task {task!r} brings its own reward"
+            yield (
+                f"reward_functions are not read: the task {task!r} brings its own reward; files "
+                "that register functions belong in python_files"
+            )

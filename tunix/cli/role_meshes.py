@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -71,9 +71,11 @@ def make_meshes(
         Role.REWARD: role_to_mesh.reward,
         Role.ROLLOUT: role_to_mesh.rollout,
     }
-    devices, problems, meshes = jax.devices(), [], {}
+    devices, problems = jax.devices(), []
+    meshes: dict[Role, Mesh] = {}
     for role, options in given.items():
-        options = role_to_mesh.actor if options is None else options
+        if options is None:
+            continue
         end = options.first_device + math.prod(options.shape)
         if end > len(devices):
             problems.append(
@@ -85,4 +87,27 @@ def make_meshes(
         meshes[role] = Mesh(places, options.axis_names)
     if problems:
         raise config_lib.ConfigError("role_to_mesh", problems)
-    return meshes
+    return {role: meshes.get(role, meshes[Role.ACTOR]) for role in Role}
+
+
+def in_words(meshes: Mapping[Role, Mesh], used: Iterable[Role]) -> str | None:
+    """Return which roles are on which devices, or ``None`` if there is but one device.
+
+    Args:
+        meshes: What :func:`make_meshes` returned.
+        used: The roles that the run has.
+    """
+    count = len(jax.devices())
+    if not meshes:
+        hint = "role_to_mesh or model_config.mesh would use the others"
+        return f"1 of {count}; {hint}" if count > 1 else None
+    by_mesh: dict[Mesh, list[str]] = {}
+    for role in used:
+        by_mesh.setdefault(meshes[role], []).append(role.value)
+    return "; ".join(f"{', '.join(roles)}: {_places(mesh)}" for mesh, roles in by_mesh.items())
+
+
+def _places(mesh: Mesh) -> str:
+    ids = sorted(device.id for device in mesh.devices.flat)
+    span = str(ids[0]) if len(ids) == 1 else f"{ids[0]}-{ids[-1]}"
+    return f"{span} ({' x '.join(f'{name} {size}' for name, size in mesh.shape.items())})"

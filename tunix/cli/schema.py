@@ -46,6 +46,10 @@ class MeshOptions(config_lib.Config):
         yield from super().problems()
         if len(self.shape) != len(self.axis_names):
             yield f"shape has {len(self.shape)} axes, axis_names {len(self.axis_names)}"
+        if not self.shape:
+            yield "shape names no axis; write [1] with axis_names [fsdp] for a single device"
+        if len(set(self.axis_names)) != len(self.axis_names):
+            yield f"axis_names must differ from each other, got {list(self.axis_names)}"
         if any(size < 1 for size in self.shape):
             yield f"shape must hold positive numbers, got {list(self.shape)}"
 

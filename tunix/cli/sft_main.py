@@ -11,6 +11,7 @@ from tunix.cli import (
     command,
     errors,
     optimizers,
+    run_settings,
     sft_generation,
     sft_loading,
     sft_schema,
@@ -27,9 +28,14 @@ def main(argv: Sequence[str]) -> int:
     if request.only_print:
         print(request.resolved_yaml, end="")
         return 0
-    run, options = request.run, request.run.training_config
-    directory = build.make_run_directory(run.run_dir, "sft")
-    directory.write_config(request.resolved_yaml)
+    directory = build.make_run_directory(request.run.run_dir, "sft")
+    with run_settings.recorded(directory, request.resolved_yaml):
+        _train(request.run, directory)
+    return 0
+
+
+def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> None:
+    options = run.training_config
     model, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
     tokenizer = build.make_tokenizer(run.tokenizer_config, path)
     data = sft_loading.load_data(run, tokenizer)
@@ -58,7 +64,6 @@ def main(argv: Sequence[str]) -> int:
         return found
 
     training_run.train(trainer, data.train_ds, data.eval_ds, directory, shown=_SHOWN, finish=finish)
-    return 0
 
 
 def make_trainer(

@@ -56,6 +56,12 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def texts(value: Any) -> tuple[str, ...] | None:
+    """Return a raw list of texts as a field of that type gets it, ``None`` if it is none."""
+    found = _sequence(str, value, tuple)
+    return None if isinstance(found, _Invalid) else found
+
+
 def _build(cls: type, raw: Any, where: str, notes: Mapping[str, str], problems: list[str]) -> Any:
     """Return an instance of the dataclass ``cls``, or ``_INVALID`` after reporting."""
     if not isinstance(raw, Mapping):
@@ -115,7 +121,11 @@ def _convert(
         converted = _scalar_or_sequence(option, value)
         if not isinstance(converted, _Invalid):
             return converted
-    problems.append(f"{where} must be {_describe(options)}, got {value!r}")
+    is_lone = isinstance(value, str) and any(
+        isinstance(_scalar_or_sequence(option, [value]), list | tuple) for option in options
+    )
+    hint = f"; write [{value}]" if is_lone else ""
+    problems.append(f"{where} must be {_describe(options)}, got {value!r}{hint}")
     return _INVALID
 
 

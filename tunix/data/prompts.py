@@ -187,7 +187,13 @@ def _row_problems(row: sources.Row, column: str, first: sources.Row) -> Iterator
         return
     prompt = row.values[column]
     if not isinstance(prompt, str):
-        yield from formats.message_problems(prompt, f"{row.where}: column {column!r}")
+        found = list(formats.message_problems(prompt, f"{row.where}: column {column!r}"))
+        yield from found
+        if not found and prompt[-1]["role"] == "assistant":
+            yield (
+                f"{row.where}: column {column!r} ends with the assistant's message, the answer "
+                "that a policy is to find; leave it out of the prompt"
+            )
     elif not prompt:
         yield f"{row.where}: column {column!r} is empty"
 

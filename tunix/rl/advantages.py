@@ -20,8 +20,9 @@ def group_relative(
     """Return each reward minus its prompt's mean, in units of the group's standard deviation.
 
     The standard deviation is that of a sample (``ddof=1``). A group whose
-    rewards are all equal has advantages of exactly zero, whatever rounding does
-    to its mean. (GRPO: Shao et al., 2024, arXiv:2402.03300, section 4.1.2.)
+    rewards are all equal, such as a group of one, has advantages of exactly zero,
+    whatever rounding does to its mean. (GRPO: Shao et al., 2024, arXiv:2402.03300,
+    section 4.1.2.)
 
     Args:
         rewards: One reward per completion.
@@ -31,7 +32,7 @@ def group_relative(
         eps: Added to the standard deviation.
     """
     centered = (rewards - rewards.mean(axis=1, keepdims=True)) * _differ(rewards)
-    if not normalize:
+    if not normalize or rewards.shape[1] == 1:  # one reward has no sample deviation
         return centered
     return centered / (rewards.std(axis=1, ddof=1, keepdims=True) + eps)
 

@@ -18,6 +18,9 @@ _LOG = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float]
 
+LIMITS = ("dead_groups", "truncated", "mismatch")
+"""Alarms about a limit; the others compare with the first rollouts."""
+
 RISE = 0.25
 """By how much of its standard deviation at first the reward has risen when it counts as risen."""
 
@@ -200,8 +203,11 @@ class AlarmWatch:
             return {}
         first = self._first if self._seen >= 2 * window else []
         found = conditions(first, list(self._last), self._config)
-        begun = {name: text for name, text in found.items() if name not in self._active}
-        self._active = frozenset(found)
+        # A limit that the newest rollout meets no more is on its way out, not in.
+        newest = dict(_limit_conditions([metrics], self._config))
+        is_over = {name for name in LIMITS if name not in newest}
+        begun = {n: text for n, text in found.items() if n not in self._active | is_over}
+        self._active = frozenset(n for n in found if n in self._active or n in begun)
         return begun
 
 

@@ -21,11 +21,22 @@ from tunix.utils import config as config_lib
 
 def choice_problems(field: str, chosen: object, category: str | None = None) -> Iterator[str]:
     """Yield a sentence if ``chosen`` is neither a name in its category nor callable."""
-    names = function_registry.default_registry.list_functions(category or field)
+    registry, category = function_registry.default_registry, category or field
+    names = registry.list_functions(category)
     if isinstance(chosen, str) and chosen not in names:
-        yield f"{field} {chosen!r} is not one of {names}{config_lib.did_you_mean(chosen, names)}"
+        yield f"{field} {chosen!r} is not one of {names}{_hint(chosen, category)}"
     elif not isinstance(chosen, str) and not callable(chosen):
         yield f"{field} must be one of {names} or a function, got {chosen!r}"
+
+
+def _hint(chosen: str, category: str) -> str:
+    """Return which name may have been meant, or how a name comes to be one."""
+    registry = function_registry.default_registry
+    elsewhere = [c for c in registry.list_categories() if chosen in registry.list_functions(c)]
+    near = config_lib.did_you_mean(chosen, registry.list_functions(category))
+    if elsewhere:
+        return f" ({chosen!r} is registered as {' and '.join(elsewhere)}; wanted is {category})"
+    return near or f" (register a function of your own as {category!r} first)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,14 @@
 """Puts the models of a cluster where they belong, and checks that they go together."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+
 from flax import nnx
+from jax.sharding import Mesh
 
 from tunix.generate import tokenizer_adapter
 from tunix.models import lora
-from tunix.models.transformer import decoder
+from tunix.models.transformer import decoder, sharding
 from tunix.rl import (
     cluster_config,
     cluster_parts,
@@ -36,19 +40,22 @@ def place_models(
     """Move every model to the mesh of its role, in place; what two share stays shared.
 
     Raises:
-        ConfigError: If actor and reference do not go together.
+        ConfigError: If actor and reference do not go together, or an axis splits nothing.
         ShardingError: If a mesh cannot hold a model.
     """
     _check_models(actor, reference)
     mover = placement.Mover()
-    mover.move(actor, config.mesh(Role.ACTOR))
+    meshes = {Role.ROLLOUT: config.mesh(Role.ROLLOUT)}
     for role, model in (
+        (Role.ACTOR, actor),
         (Role.CRITIC, critic),
         (Role.REFERENCE, reference),
         (Role.REWARD, reward),
     ):
         if model is not None:
             mover.move(model, config.mesh(role))
+            meshes[role] = placement.Place.of(model, ()).mesh
+    check_axes(meshes, config.training_config.data_sharding_axis)
 
 
 def trained_roles(
@@ -56,13 +63,28 @@ def trained_roles(
 ) -> tuple[trained_role.TrainedRole, trained_role.TrainedRole | None]:
     """Return actor and critic with their trainers, restored if there is a checkpoint."""
     config = cluster.training_config
-    axes, rows = config.data_sharding_axis, config.compute_logps_micro_batch_size
-    made = trainer.Trainer(actor, config.actor_optimizer, config)
-    role = trained_role.TrainedRole(made, placement.Place.of(actor, axes), rows)
+    rows = config.compute_logps_micro_batch_size
+    place, own = _place_and_settings(actor, config)
+    made = trainer.Trainer(actor, own.actor_optimizer, own)
+    role = trained_role.TrainedRole(made, place, rows)
     if critic is None:
         return role, None
-    also = critic_trainer.make_critic_trainer(critic, config, made)
-    return role, trained_role.TrainedRole(also, placement.Place.of(critic, axes), rows)
+    place, own = _place_and_settings(critic, config)
+    also = critic_trainer.make_critic_trainer(critic, own, made)
+    return role, trained_role.TrainedRole(also, place, rows)
+
+
+def _place_and_settings(
+    model: nnx.Module, config: cluster_config.RLTrainingConfig
+) -> tuple[placement.Place, cluster_config.RLTrainingConfig]:
+    """Return where a model is, and the settings of its trainer.
+
+    Meshes of roles have different axes; a trainer splits rows over those that its model's has.
+    """
+    place = placement.Place.of(model, config.data_sharding_axis)
+    if place.mesh is None:
+        return place, config
+    return place, dataclasses.replace(config, data_sharding_axis=place.data_axes)
 
 
 def make_worker(
@@ -108,7 +130,7 @@ def make_rollout(
         model=model,
         tokenizer=tokenizer,
         cache_size=max(config.rollout(mode).cache_size for mode in Mode),
-        max_slots=config.training_config.rollout_micro_batch_size,
+        max_slots=config.training_config.rollout_micro_batch_size or cluster_config.DEFAULT_SLOTS,
     )
     _check_engine(rollout, config)
     if not sync.moves_part(rollout):
@@ -139,6 +161,41 @@ def _check_models(actor: nnx.Module, reference: nnx.Module | None) -> None:
             problems.append(f"actor and reference have vocabularies of {sizes[0]} and {sizes[1]}")
     if problems:
         raise config_lib.ConfigError("RLCluster", problems)
+
+
+def check_axes(meshes: Mapping[Role, Mesh | None], rows: Sequence[str]) -> None:
+    """Check that no axis leaves devices to do all the same, and that rows have theirs.
+
+    Args:
+        meshes: Mesh of each role; ``None`` for one that nothing is arranged on.
+        rows: Axes that the rows of a batch are split over.
+
+    Raises:
+        ConfigError: Naming every axis that nothing knows.
+    """
+    parameters = {axis for axis in sharding.FSDP_TP.values() if axis}
+    known = sorted(parameters | set(rows))
+    sizes = {
+        (role, axis): size
+        for role, mesh in meshes.items()
+        if mesh is not None
+        for axis, size in mesh.shape.items()
+    }
+    problems = []
+    for axis in sorted({axis for (_, axis), size in sizes.items() if size > 1} - set(known)):
+        names = [role.value for role, own in sizes if own == axis]
+        problems.append(
+            f"nothing is split over the axis {axis!r} of {', '.join(names)}: parameters and rows "
+            f"are over {known}{config_lib.did_you_mean(axis, known)}; rename it, or name it in "
+            "data_sharding_axis"
+        )
+    found = {axis for _, axis in sizes}
+    for axis in rows:
+        if found and axis not in found | parameters:
+            hint = config_lib.did_you_mean(axis, found)
+            problems.append(f"data_sharding_axis {axis!r} is an axis of no mesh{hint}")
+    if problems:
+        raise config_lib.ConfigError("meshes", problems)
 
 
 def _check_engine(rollout: base_rollout.BaseRollout, config: cluster_config.ClusterConfig) -> None:

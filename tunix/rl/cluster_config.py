@@ -40,8 +40,8 @@ class RLTrainingConfig(training_config.TrainingConfig):
     train_micro_batch_size: int | None = None
     """Prompts whose gradient is computed at a time; by default, all of a mini-batch. Changes
     memory and speed, not the result."""
-    rollout_micro_batch_size: int = DEFAULT_SLOTS
-    """Completions decoded at the same time."""
+    rollout_micro_batch_size: int | None = None
+    """Completions decoded at the same time; by default, 32."""
     compute_logps_micro_batch_size: int | None = None
     """Rows of tokens, each with room for a prompt and its completions at their greatest lengths,
     whose log-probabilities or values are computed at a time outside of the update; by default,

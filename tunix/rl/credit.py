@@ -89,11 +89,15 @@ def whitened(groups: Sequence[trajectory.Group], width: int, *, mask_truncated: 
 def with_token_advantages(
     groups: Sequence[trajectory.Group], values: Float[np.ndarray, "S C"]
 ) -> Groups:
-    """Return the groups with these advantages of tokens; what lies behind a completion is cut."""
+    """Return the groups with these advantages of tokens; what lies behind a completion is cut.
+
+    The advantage of a completion without tokens, which an engine may return, is 0.
+    """
 
     def rewrite(i: int, one: trajectory.Trajectory) -> trajectory.Trajectory:
         own = values[i, : len(one.completion_ids)]
-        return dataclasses.replace(one, token_advantages=own, advantage=float(own.mean()))
+        mean = float(own.mean()) if len(own) else 0.0
+        return dataclasses.replace(one, token_advantages=own, advantage=mean)
 
     return _rewritten(groups, rewrite)
 

@@ -65,6 +65,8 @@ def create_critic_model(actor_model: nnx.Module) -> Critic:
     is_lora = lora.is_lora_enabled(actor_model)
     trained = nnx.LoRAParam if is_lora else nnx.Param
     graphdef, state, rest = nnx.split(actor_model, trained, ...)
+    # The arrays are shared, not what holds them: each model may move to devices of its own.
+    rest = jax.tree.map(lambda array: array, rest)
     backbone = nnx.merge(graphdef, jax.tree.map(jnp.copy, state), rest)
     if not backbone.config.weight_tying:
         del backbone.lm_head

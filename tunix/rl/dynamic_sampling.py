@@ -1,14 +1,14 @@
 """Filling a batch with groups that teach something (DAPO: arXiv:2503.14476, section 3.2).
 
-A group whose completions all earn the same has advantages of 0. Its prompt is replaced by
-new ones until the batch is full, the data ends, or a number of rounds is reached.
+A group whose completions all earn the same teaches nothing about the task. Its prompt is
+replaced by new ones until the batch is full, the data ends, or a number of rounds is reached.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tunix.rl import trajectory
+from tunix.rl import reward_shaping, trajectory
 
 Columns = Mapping[str, Sequence[Any]]
 DrawFn = Callable[[], Columns | None]
@@ -35,8 +35,8 @@ def collect(
 ) -> Collected:
     """Return as many groups with a signal as ``first`` has prompts, if they can be had.
 
-    Without a single such group the first ones are returned, so that the step is taken and
-    changes nothing.
+    Without a single such group the first ones are returned without advantages, so that the step
+    is taken and changes nothing.
 
     Args:
         first: A batch of prompts; its size is that of a full batch.
@@ -55,14 +55,14 @@ def collect(
     while columns is not None:
         sampled += rollout(columns, rounds)
         rounds += 1
-        if sum(not group.is_dead for group in sampled) >= size or rounds == max_rounds:
+        if sum(map(has_signal, sampled)) >= size or rounds == max_rounds:
             break
         columns = draw()
-    live = [group for group in sampled if not group.is_dead]
+    live = [group for group in sampled if has_signal(group)]
     kept = (live or sampled)[:size]
     chosen = {id(group) for group in kept}
     return Collected(
-        groups=kept,
+        groups=kept if live else [_silenced(group) for group in kept],
         discarded=[group for group in sampled if id(group) not in chosen],
         metrics={
             "sampling_rounds": float(rounds),
@@ -71,3 +71,23 @@ def collect(
             "batch_fill": min(len(live) / size, 1.0),
         },
     )
+
+
+def has_signal(group: trajectory.Group) -> bool:
+    """Return whether some completions of a group earn more than others, however long they are.
+
+    What the shaping by length takes does not count: a group that is all right or all wrong is to
+    be replaced (eq. 11), also where some of its completions are too long.
+    """
+    earned = [
+        one.reward - (one.rewards.get(reward_shaping.OVERLONG) or 0.0) for one in group.trajectories
+    ]
+    # The shaping was added to the reward and is subtracted again: equal but for rounding.
+    differ = max(earned) - min(earned) > 1e-9 * max(map(abs, earned))
+    return differ and not group.is_dead
+
+
+def _silenced(group: trajectory.Group) -> trajectory.Group:
+    """Return the group with advantages of 0."""
+    members = [dataclasses.replace(one, advantage=0.0) for one in group.trajectories]
+    return dataclasses.replace(group, trajectories=members)

@@ -39,4 +39,12 @@ def k3(logps: Float[Array, "S C"], ref_logps: Float[Array, "S C"]) -> Float[Arra
     return jnp.expm1(log_ratio) - log_ratio
 
 
-KL_ESTIMATORS: Mapping[str, KLEstimator] = {"k1": k1, "k2": k2, "k3": k3, "low_var_kl": k3}
+KL_ESTIMATORS: Mapping[str, KLEstimator] = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+    "kl": k1,
+    "mse_kl": k2,
+    "low_var_kl": k3,
+}
+"""By Schulman's names, and by those of google-tunix."""

@@ -12,7 +12,7 @@ from tunix.rl import trajectory
 def with_log_ratios(
     groups: Sequence[trajectory.Group], logps: Float[np.ndarray, "S C"]
 ) -> list[trajectory.Group]:
-    """Return the groups whose completions know their mean log-ratio per token.
+    """Return the groups whose completions, if not empty, know their mean log-ratio per token.
 
     Args:
         groups: ``S`` completions in all.
@@ -31,5 +31,7 @@ def with_log_ratios(
     ]
 
 
-def _mean_log_ratio(one: trajectory.Trajectory, logps: Float[np.ndarray, " C"]) -> float:
+def _mean_log_ratio(one: trajectory.Trajectory, logps: Float[np.ndarray, " C"]) -> float | None:
+    if not len(one.completion_ids):
+        return None
     return float(np.mean(logps[: len(one.completion_ids)] - one.sampler_logps))

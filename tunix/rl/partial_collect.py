@@ -16,7 +16,7 @@ from tunix.rl import (
     rollout_text,
     trajectory,
 )
-from tunix.rl.rollout import base_rollout
+from tunix.rl.rollout import base_rollout, completion_check
 
 if TYPE_CHECKING:
     from tunix.rl import rl_learner, rollout_turn
@@ -114,6 +114,12 @@ def _generate(
                 completions = cluster.rollout.generate(
                     [ids.tolist() for ids in prompts], config, key=key, num_samples=num_samples
                 )
+        completion_check.check(
+            completions,
+            engine=type(cluster.rollout).__name__,
+            count=len(prompts) * num_samples,
+            longest=stretch,
+        )
         return base_rollout.RolloutOutput(
             prompts=[""] * len(prompts),
             prompt_tokens=prompts,

@@ -35,8 +35,8 @@ def check(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the columns of a batch as lists, ``prompts`` first.
 
     Raises:
-        PromptBatchError: If there are no prompts, columns differ in length, or a column has the
-            name of one that the rollout adds.
+        PromptBatchError: If there are no prompts, a column is a text in place of a list, columns
+            differ in length, or one has the name of what the rollout adds.
     """
     if not isinstance(batch, Mapping):
         raise PromptBatchError(
@@ -44,6 +44,10 @@ def check(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         )
     if PROMPTS not in batch:
         raise PromptBatchError([f"no column {PROMPTS!r}; there are {sorted(map(str, batch))}"])
+    if texts := [name for name, values in batch.items() if isinstance(values, str | bytes)]:
+        raise PromptBatchError(
+            [f"column {name!r} is one text, not a list: write [{batch[name]!r}]" for name in texts]
+        )
     columns = {PROMPTS: list(batch[PROMPTS]), **{k: list(v) for k, v in batch.items()}}
     size = len(columns[PROMPTS])
     problems = [] if size else [f"column {PROMPTS!r} is empty"]

@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from tunix.generate import tokenizer_adapter
 from tunix.rl import cluster_config, roles, rollout_text
-from tunix.rl.rollout import base_rollout
+from tunix.rl.rollout import base_rollout, completion_check
 
 Mode = roles.Mode
 
@@ -65,6 +65,12 @@ class PromptSampler:
         )
         completions = self._rollout.generate(
             [one.token_ids.tolist() for one in encoded], config, key=key, num_samples=num_samples
+        )
+        completion_check.check(
+            completions,
+            engine=type(self._rollout).__name__,
+            count=len(encoded) * num_samples,
+            longest=config.max_tokens_to_generate,
         )
         return base_rollout.RolloutOutput(
             prompts=[one.text for one in encoded],

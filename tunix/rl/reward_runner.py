@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -102,7 +102,7 @@ class RewardRunner:
         """Return value or exception of every call."""
         settings = self.settings
         if settings.is_async:
-            return asyncio.run(_gather(settings, calls))
+            return _awaited(settings, calls)
         if settings.run_in == "process":
             if self._pool is None:
                 self._pool = reward_process.ProcessPool(settings.fn, settings.num_workers)
@@ -119,35 +119,68 @@ def _in_thread(settings: reward_settings.Reward, kwargs: dict[str, Any]) -> Any:
     if limit is None:
         return _caught(settings, kwargs)
     results: list[Any] = []
-    # A daemon, so that a call that never returns does not keep the program from ending.
-    thread = threading.Thread(target=lambda: results.append(_caught(settings, kwargs)), daemon=True)
-    thread.start()
-    thread.join(limit)
+    _run_at_most(limit, lambda: results.append(_caught(settings, kwargs)))
     return results[0] if results else _late(limit)
+
+
+def _run_at_most(seconds: float, action: Callable[[], object]) -> None:
+    """Wait for what a thread does; after so many seconds it is left to itself."""
+    # A daemon, so that a call that never returns does not keep the program from ending.
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def _caught(settings: reward_settings.Reward, kwargs: dict[str, Any]) -> Any:
     try:
         return settings.fn(**kwargs)
-    except Exception as error:  # whatever a user's function raises is kept for its sample
-        return error
-    except SystemExit as error:  # of the function alone, not of the program
+    except BaseException as error:  # never in the main thread: no interrupt of the user's
+        return _as_failure(error)
+
+
+def _as_failure(error: BaseException) -> Exception:
+    """Return what a user's function raised; what would end more than itself is put in words."""
+    if isinstance(error, SystemExit):
         return RuntimeError(f"it called sys.exit({error.code!r})")
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"it raised {error!r}")
 
 
-async def _gather(settings: reward_settings.Reward, calls: list[dict[str, Any]]) -> list[Any]:
-    slots = asyncio.Semaphore(settings.num_workers)
+def _awaited(settings: reward_settings.Reward, calls: list[dict[str, Any]]) -> list[Any]:
+    """Return value or exception of every call of an async function."""
+    limit, results = settings.time_limit, {}
+    if limit is None:
+        asyncio.run(_gather(settings, calls, results))
+    else:
+        # Every call has its own limit; this one ends those that never let the loop go on.
+        rounds = 1 + -(-len(calls) // settings.num_workers)
+        _run_at_most(rounds * limit, lambda: asyncio.run(_gather(settings, calls, results)))
+    return [results[i] if i in results else _late(limit) for i in range(len(calls))]
+
+
+async def _gather(
+    settings: reward_settings.Reward, calls: list[dict[str, Any]], results: dict[int, Any]
+) -> None:
+    """Put value or exception of every call into ``results``, by its number."""
+    slots, limit = asyncio.Semaphore(settings.num_workers), settings.time_limit
 
     async def call(kwargs: dict[str, Any]) -> Any:
         async with slots:
-            deadline = asyncio.timeout(settings.time_limit)
+            start, deadline = time.perf_counter(), asyncio.timeout(limit)
             try:
                 async with deadline:
-                    return await settings.fn(**kwargs)
-            except Exception as error:
-                return _late(settings.time_limit) if deadline.expired() else error
+                    value = await settings.fn(**kwargs)
+            except BaseException as error:
+                return _late(limit) if deadline.expired() else _as_failure(error)
+            # A call that blocks the loop is over before anyone could cancel it.
+            is_late = limit is not None and time.perf_counter() - start > limit
+            return _late(limit) if is_late else value
 
-    return await asyncio.gather(*(call(kwargs) for kwargs in calls))
+    async def note(i: int, kwargs: dict[str, Any]) -> None:
+        results[i] = await call(kwargs)
+
+    await asyncio.gather(*(note(i, kwargs) for i, kwargs in enumerate(calls)))
 
 
 def _late(limit: float | None) -> TimeoutError:

@@ -139,7 +139,9 @@ class Reward(config_lib.Config):
     ) -> list[dict[str, Any]]:
         """Return the keyword arguments of every call: all with ``**kwargs``, else what is named."""
         if not self.takes_samples:
-            given = {**columns, "prompts": list(prompts), "completions": list(completions)}
+            # Lists of its own: what one function does to them is nothing to the others.
+            own = {name: list(values) for name, values in columns.items()}
+            given = {**own, "prompts": list(prompts), "completions": list(completions)}
             return [score_functions.taken(self.fn, given)]
         return [
             score_functions.taken(

@@ -12,15 +12,18 @@ knows about models.
 """
 
 import dataclasses
+import inspect
+import pathlib
+import traceback
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from tunix.rl import abstract_reward_manager, reward_runner, reward_settings
+from tunix.rl import abstract_reward_manager, reward_process, reward_runner, reward_settings
 from tunix.utils import config as config_lib
 from tunix.utils import score_functions
 
@@ -65,6 +68,8 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
         reward_fns: RewardFn | Sequence[RewardFn],
         weights: Sequence[float] | None = None,
     ):
+        if isinstance(reward_fns, str):
+            raise config_lib.ConfigError("rewards", [f"{reward_fns!r} is not callable"])
         given = list(reward_fns) if isinstance(reward_fns, Sequence) else [reward_fns]
         weights = [1.0] * len(given) if weights is None else list(weights)
         problems, settings = [], []
@@ -212,7 +217,9 @@ def require_rewards(
     if found.shape != (len(completions),):
         problem = f"{owner} returned shape {found.shape} for {len(completions)} completions"
         raise RewardError([f"{problem}; one number for each is expected"])
-    if (faults := np.flatnonzero(~np.isfinite(found))).size:
+    # What float32 cannot hold would be infinite as soon as it is an advantage.
+    is_usable = np.abs(found) <= np.finfo(np.float32).max
+    if (faults := np.flatnonzero(~is_usable)).size:
         i = int(faults[0])
         where = _Samples(prompts=list(prompts), completions=list(completions)).describe(i)
         raise RewardError(
@@ -247,25 +254,35 @@ def _failure_problems(name: str, outcome: reward_runner.Outcome, samples: _Sampl
             where = " (on the whole batch; on no sample alone)"
         if isinstance(error, TimeoutError):
             where = f" (all {len(samples.completions)} completions in one call)"
-        return [f"{name} raised {type(error).__name__}: {error}{where}"]
+        return [f"{_raised(name, error)}{where}"]
     shown = list(outcome.failures.items())[:SHOWN_PROBLEMS]
-    problems = [
-        f"{name} raised {type(error).__name__}: {error} (at {samples.describe(i)})"
-        for i, error in shown
-    ]
+    problems = [f"{_raised(name, error)} (at {samples.describe(i)})" for i, error in shown]
     return problems + _and_more(name, len(outcome.failures))
+
+
+def _raised(name: str, error: Exception) -> str:
+    """Return what was raised and, if it is known, the line of the user's file."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call, in our code
+    # What another process raised has lost its lines, and is raised anew by ours.
+    is_lost = not frames or frames[0].filename == reward_process.__file__
+    frames = [f for f in frames if not is_lost and f.filename == frames[0].filename]
+    line = ""
+    if frames:
+        line = f" ({pathlib.PurePath(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return f"{name} raised {type(error).__name__}: {error}{line}"
 
 
 def _value_problems(name: str, values: object, samples: _Samples) -> list[str]:
     """Return what is wrong with the value of a reward function."""
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    # A set has no order and counts equal scores once.
+    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, Iterable):
         return [f"{name} must return a list of numbers, got {type(values).__name__}"]
     values = list(values)
     if len(values) != len(samples.completions):
         return [f"{name} returned {len(values)} rewards for {len(samples.completions)} completions"]
     faults = [i for i, v in enumerate(values) if v is not None and not score_functions.is_score(v)]
     problems = [
-        f"{name} returned {values[i]!r} where a finite number is expected, "
+        f"{name} returned {shorten(repr(values[i]))} where a finite number is expected, "
         f"at {samples.describe(i)}{_hint(values[i])}"
         for i in faults[:SHOWN_PROBLEMS]
     ]
@@ -273,8 +290,12 @@ def _value_problems(name: str, values: object, samples: _Samples) -> list[str]:
 
 
 def _hint(value: object) -> str:
-    is_bool = isinstance(value, (bool, np.bool_))
-    return f"; a truth value is no score: return float({value})" if is_bool else ""
+    if isinstance(value, (bool, np.bool_)):
+        return f"; a truth value is no score: return float({value})"
+    if inspect.iscoroutine(value):
+        value.close()  # nobody will await it
+        return "; it was not awaited: write the function as async def"
+    return ""
 
 
 def _and_more(name: str, count: int) -> list[str]:

@@ -111,6 +111,11 @@ class RLCluster:
         return self._has_own_reference or lora.is_lora_enabled(self.actor_trainer.model)
 
     @property
+    def has_reward_model(self) -> bool:
+        """Whether there is a reward model."""
+        return Role.REWARD.value in self.inference_worker.places
+
+    @property
     def data_parallelism(self) -> int:
         """How many parts the rows of a batch are split into: a number that suits all roles."""
         trained = [self._actor] if self._critic is None else [self._actor, self._critic]

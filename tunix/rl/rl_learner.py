@@ -150,7 +150,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         eval_ds: Iterable[TrainingInputT] | None = None,
         skip_jit: bool = False,
     ) -> None:
-        """Train until ``max_steps`` or the end of the data.
+        """Train until ``max_steps`` or the end of the data; a rollout is trained on in full.
 
         Args:
             train_ds: Batches of prompts, each sampled and trained on together. After a resume,

@@ -21,9 +21,11 @@ sampler have waited for each other, where they work at the same time."""
 SHOWN_METRICS = (
     "reward",
     "loss",
+    "critic/loss",
     "kl",
     "mismatch_kl",
     "completion_length",
+    "dead_groups",
     "tokens_per_second",
     *(f"time/{phase}" for phase in PHASES),
 )
@@ -136,8 +138,8 @@ class RLLoop:
         step = self._trainer.train_steps
         self._alarms.observe(self._cluster.log_metrics(rl_cluster.Mode.TRAIN, step), step=step)
         if self._progress is not None:
-            self._progress.update(self._trainer.train_steps - first_step)
             self._progress.update_metrics(list(SHOWN_METRICS), metrics_logger.Mode.TRAIN)
+            self._progress.update(self._trainer.train_steps - first_step)
 
     def _after_step(self, first_step: int) -> None:
         """Do what is due: evaluation first, so that a checkpoint implies its log."""

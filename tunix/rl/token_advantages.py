@@ -77,18 +77,30 @@ def gae(
     return advantages.T, jnp.where(mask, advantages.T + values, 0.0)
 
 
-def whiten(x: Rows, mask: Mask, *, eps: float = 1e-8) -> Float[Array, "S C"]:
+def whiten(
+    x: Rows, mask: Mask, *, keep_mean: bool = False, eps: float = 1e-8
+) -> Float[Array, "S C"]:
     """Return ``x`` with mean 0 and deviation 1 over all tokens of the mask, 0 elsewhere.
 
     Of a whole rollout, before it is split: the same for every mini- and micro-batch. All 0
     where the values are all equal. (REINFORCE++, arXiv:2501.03262; PPO implementations.)
+
+    Args:
+        x: A value per token; outside the mask it may hold anything, even NaN.
+        mask: Which tokens count.
+        keep_mean: Whether the mean is added again: then it stays, and equal values stay what
+            they are (``whiten(shift_mean=False)`` of Ziegler et al., 2019, arXiv:1909.08593;
+            Huang et al., 2024, arXiv:2403.17031).
+        eps: Added to the deviation.
     """
     count = jnp.maximum(jnp.sum(mask), 1)
-    mean = jnp.where(mask, x, 0.0).sum() / count
+    x = jnp.where(mask, x, 0.0)
+    mean = x.sum() / count
     # Equal values must give exactly 0, whatever rounding does to their mean.
     smallest, largest = jnp.where(mask, x, jnp.inf).min(), jnp.where(mask, x, -jnp.inf).max()
     centered = jnp.where(mask & (largest > smallest), x - mean, 0.0)
-    return centered / (jnp.sqrt(jnp.square(centered).sum() / count) + eps)
+    whitened = centered / (jnp.sqrt(jnp.square(centered).sum() / count) + eps)
+    return x - centered + whitened if keep_mean else whitened
 
 
 TokenAdvantageFn = Callable[..., tuple[Float[Array, "S C"], Float[Array, "S C"]]]

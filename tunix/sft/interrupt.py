@@ -59,3 +59,24 @@ def graceful_interrupt() -> Iterator[StopRequest]:
         for number, handler in previous.items():
             # None: the handler was not installed from Python and cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the program without a word while the body runs.
+
+    For imports, which take seconds: an exception in the middle of one is a long traceback, or
+    becomes an ``ImportError`` about something else. Outside the main thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    # Whoever ignores the signal, as shells do for jobs in the background, goes on doing so.
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if handler is signal.default_int_handler:
+            signal.signal(signal.SIGINT, handler)

@@ -132,9 +132,10 @@ class TensorboardBackend:
     def log_scalar(self, event: str, value: float, step: int) -> None:
         """Add a scalar."""
         if self._writer is None:
-            import tensorboardX  # here, in the writer thread: it takes a second to import
+            # Here, in the writer thread: it takes a second to import.
+            from tunix.sft import tensorboard_file
 
-            self._writer = tensorboardX.SummaryWriter(self._log_dir, purge_step=self._purge_step)
+            self._writer = tensorboard_file.TensorboardFile(self._log_dir, self._purge_step)
             if self._title:
                 self._writer.add_text("run", self._title)
         self._writer.add_scalar(event, value, step)
@@ -152,8 +153,8 @@ class TensorboardBackend:
     def close(self) -> None:
         """Write all events and close the file."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            writer.close()
 
 
 class WandbBackend(StepBackend):

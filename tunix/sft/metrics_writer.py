@@ -1,6 +1,7 @@
 """The thread that writes metrics, so that no step waits for a disk or a network."""
 
 import dataclasses
+import errno
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -10,9 +11,15 @@ import numpy as np
 
 from tunix.sft import metrics_backends
 
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+
 
 class MetricsBackendError(RuntimeError):
     """A metrics backend failed; the cause is the exception it raised."""
+
+
+class MetricsStorageError(MetricsBackendError, OSError):
+    """A metrics backend found no space or no permission: nothing that a program has done wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +148,11 @@ class MetricsWriter:
     def _raise(self) -> None:
         if self._error is not None:
             error, self._error = self._error, None
+            if isinstance(error, OSError) and error.errno in _STORAGE:
+                raise MetricsStorageError(
+                    f"cannot write metrics: {error.strerror}; free some space or make the "
+                    "directory writable, then continue from the last checkpoint"
+                ) from error
             raise MetricsBackendError(
                 f"a metrics backend failed: {type(error).__name__}: {error}"
             ) from error

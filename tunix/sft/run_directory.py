@@ -27,6 +27,10 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(os.path.abspath(path))
         probe = self.path / ".write_probe"
+        if self.path.is_file():
+            raise RunDirectoryError(
+                f"the run directory {self.path} is a file; choose another one, or remove the file"
+            )
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"probe")

@@ -6,7 +6,10 @@ is a sentence.
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 
@@ -48,17 +51,63 @@ def choice_problems(settings: "Config", choices: Mapping[str, Collection[str]]) 
             yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
 
 
+_PLAIN_TYPES: Mapping[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    types.NoneType: "None",
+}
+
+
+def type_problems(settings: "Config") -> Iterator[str]:
+    """Yield one sentence per plain field that holds something of another kind.
+
+    Plain are fields of numbers, texts and truth values; whatever counts as a number, such as a
+    scalar of NumPy, is one.
+    """
+    for field in dataclasses.fields(settings):
+        is_union = typing.get_origin(field.type) in (typing.Union, types.UnionType)
+        options = typing.get_args(field.type) if is_union else (field.type,)
+        value = vars(settings)[field.name]
+        if not all(option in _PLAIN_TYPES for option in options):
+            continue
+        if not any(_fits(value, option) for option in options):
+            words = " or ".join(_PLAIN_TYPES[option] for option in options)
+            yield f"{field.name} must be {words}, got {value!r}"
+
+
+def _fits(value: object, kind: object) -> bool:
+    if kind is types.NoneType:
+        return value is None
+    if kind is str:
+        return isinstance(value, (str, os.PathLike))
+    if value is None or isinstance(value, (str, bytes, list, tuple, set, Mapping, Callable)):
+        return False
+    return not (kind is int and isinstance(value, float)) or value.is_integer()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """An immutable bag of settings that is valid by construction.
 
     Subclasses override :meth:`problems`, never ``__post_init__``: the checks of
-    every ancestor always run, and a user sees all mistakes in one message.
+    every ancestor always run, and a user sees all mistakes in one message. Checks need not ask
+    whether numbers are numbers: that is done for them.
     """
 
     def __post_init__(self) -> None:
         """Raise one error that lists every problem."""
-        if found := tuple(self.problems()):
+        found = list(type_problems(self))
+        reported = {problem.split()[0] for problem in found}
+        try:
+            for problem in self.problems():
+                if problem.split()[0] not in reported:
+                    found.append(problem)
+        except Exception:
+            if not reported:  # else what is no number was compared with one
+                raise
+        if found:
             raise ConfigError(type(self).__name__, found)
 
     def problems(self) -> Iterator[str]:

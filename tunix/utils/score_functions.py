@@ -36,7 +36,12 @@ def is_score(value: object) -> bool:
 
     ``True`` as a score is more often a forgotten ``float(...)`` of the wrong thing than meant.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "V":  # bfloat16 and its like, which NumPy takes for raw bytes
+            array = array.astype(np.float32)
+    except Exception:  # a tensor that is still part of a graph, say: whatever its class raises
+        return False
     return array.shape == () and array.dtype.kind in "iuf" and bool(np.isfinite(array))
 
 

@@ -1,7 +1,9 @@
 """The relatives of GRPO: what their configs choose, and that they learn."""
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.rl import helpers
 from tunix.rl import advantages, aggregation, losses
@@ -110,6 +112,23 @@ def test_dapo_stops_after_the_rounds_it_may_take():
     assert helpers.history(cluster, "sampling_rounds").tolist() == [2.0, 2.0, 1.0]
     assert helpers.history(cluster, "batch_fill").tolist() == [0.0, 0.0, 0.0]
     assert helpers.history(cluster, "loss").tolist() == [0.0, 0.0, 0.0]
+
+
+def test_answers_that_are_all_wrong_are_replaced_however_long_they_are():
+    cluster = helpers.make_cluster()
+    before = jax.tree.map(np.asarray, nnx.state(cluster.actor_trainer.model))
+    config = dapo_learner.DAPOConfig(
+        num_generations=24, max_sampling_rounds=2, overlong_buffer={"overlong_buffer_length": 5}
+    )
+    learner = dapo_learner.DAPOLearner(
+        cluster, config, lambda completions: [0.0] * len(completions)
+    )
+    learner.train([{"prompts": ["A", "B"]}] * 2)
+    assert helpers.history(cluster, "sampling_rounds").tolist() == [2.0]
+    # The lengths differ, and so do the rewards; that is no reason to train on them.
+    assert helpers.history(cluster, "reward_std/overlong")[0] > 0.0
+    after = jax.tree.map(np.asarray, nnx.state(cluster.actor_trainer.model))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 def test_overlong_completions_lose_reward_by_their_tokens():

@@ -34,7 +34,7 @@ def run(mesh):
             role_to_mesh={} if mesh is None else dict.fromkeys(rl_cluster.Role, mesh),
         ),
     )
-    config = ppo_learner.PPOConfig(beta=0.0, num_generations=3)
+    config = ppo_learner.PPOConfig(beta=0.0, num_generations=3, whiten_rewards=True)
     learner = ppo_learner.PPOLearner(cluster, config, helpers.share_of_odd_characters)
     learner.train([{"prompts": helpers.PROMPTS[:3]}] * 2)
     found = sharding_utils.mesh_of(nnx.state(cluster.critic_trainer.model))

@@ -11,7 +11,7 @@ from flax import nnx
 from tests import virtual_devices
 from tests.rl import helpers
 from tunix.models import lora
-from tunix.rl import critic, rl_cluster, token_advantages
+from tunix.rl import critic, rl_cluster, shared_critic, token_advantages
 from tunix.rl.ppo import ppo_learner
 from tunix.sft import metrics_logger
 from tunix.utils import config as config_lib
@@ -99,6 +99,98 @@ def test_advantages_are_whitened_over_the_rollout():
     groups = learner.assign_credit(learner.rollout(BATCH))
     values = np.concatenate([t.token_advantages for g in groups for t in g.trajectories])
     np.testing.assert_allclose([values.mean(), values.std()], [0.0, 1.0], atol=1e-5)
+
+
+def as_stopped(trajectory):
+    return dataclasses.replace(trajectory, finish_reason="stop")
+
+
+def whitened_estimates(rewards, values, gamma, lam):
+    """Lists of token rewards and values -> advantages: written out, completion by completion.
+
+    ``masked_whiten(rewards, shift_mean=False)`` of Huang et al. (2024), then GAE.
+    """
+    flat = np.concatenate(rewards)
+    mean, var = flat.mean(), flat.var()
+    found = []
+    for reward, value in zip(rewards, values, strict=True):
+        reward = (reward - mean) / np.sqrt(var + 1e-8) + mean
+        later, own = 0.0, np.zeros(len(reward))
+        for t in reversed(range(len(reward))):
+            following = value[t + 1] if t + 1 < len(value) else 0.0
+            later = reward[t] + gamma * following - value[t] + gamma * lam * later
+            own[t] = later
+        found.append(own)
+    return found
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("mask_truncated", [False, True])
+def test_rewards_are_whitened_before_advantages_are_estimated(shared, mask_truncated):
+    actor = helpers.tiny_decoder()
+    if shared:
+        shared_critic.add_value_head(actor)
+        actor.value_head.bias[...] = np.array([0.25], np.float32)
+    cluster = make_cluster(actor, reference=helpers.tiny_decoder(7), with_critic=not shared)
+    learner = make_learner(
+        cluster,
+        critic_backbone="shared" if shared else "separate",
+        whiten_rewards=True,
+        whiten_advantages=False,
+        mask_truncated=mask_truncated,
+        beta=0.5,
+        kl_method="k1",
+        gamma=0.9,
+        gae_lambda=0.8,
+    )
+    groups = [
+        dataclasses.replace(group, trajectories=[first, *map(as_stopped, others)])
+        for group in learner.rollout(BATCH)
+        for first, *others in [group.trajectories]
+    ]
+    members = [one for group in groups for one in group.trajectories]
+    ref = learner.per_token(groups, cluster.get_ref_per_token_logps)
+    rewards = []
+    for row, one in enumerate(members):
+        paid = -0.5 * (one.sampler_logps - ref[row, : len(one.completion_ids)])
+        paid[-1] += one.reward
+        rewards.append(np.asarray(paid, np.float64))
+    kept = [i for i, one in enumerate(members) if not (mask_truncated and one.truncated)]
+    assert len(kept) > 0
+    assert (len(kept) < len(members)) == mask_truncated
+    expected = whitened_estimates(
+        [rewards[i] for i in kept],
+        [np.full(len(rewards[i]), 0.25 if shared else 0.0) for i in kept],
+        0.9,
+        0.8,
+    )
+    credited = [one for group in learner.assign_credit(groups) for one in group.trajectories]
+    for i, own in zip(kept, expected, strict=True):
+        np.testing.assert_allclose(credited[i].token_advantages, own, rtol=1e-4, atol=1e-5)
+        value = 0.25 if shared else 0.0
+        np.testing.assert_allclose(credited[i].returns, own + value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_whitened_rewards_do_not_depend_on_how_a_rollout_is_split(shared):
+    found = []
+    for micro_batch_size in (None, 1):
+        actor = helpers.tiny_decoder()
+        if shared:
+            shared_critic.add_value_head(actor)
+        cluster = make_cluster(
+            actor,
+            with_critic=not shared,
+            train_micro_batch_size=micro_batch_size,
+            compute_logps_micro_batch_size=micro_batch_size,
+        )
+        backbone = "shared" if shared else "separate"
+        make_learner(cluster, whiten_rewards=True, critic_backbone=backbone).train([BATCH])
+        names = ("loss", "critic/loss", "grad_norm", "critic/return_mean")
+        found.append([helpers.history(cluster, name)[0] for name in names])
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+    assert np.abs(found[0]).min() > 0.0
 
 
 @pytest.mark.slow

@@ -51,6 +51,24 @@ def test_a_program_that_sleeps_is_killed_with_all_of_its_processes(tmp_path):
         assert not sign.exists()
 
 
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="no filter")
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "os.fork()",
+        "os.posix_spawn(sys.executable, [sys.executable, '-c', ''], {})",
+        "subprocess.run([sys.executable, '-c', ''])",
+        "multiprocessing.get_context('fork').Process(target=print).start()",
+        "ctypes.set_errno(0) or ctypes.CDLL(None, use_errno=True).vfork() < 0 and 1 / 0",
+    ],
+)
+def test_a_program_makes_no_process_even_if_it_is_run_by_root(attempt):
+    source = "import ctypes, multiprocessing, os, subprocess, sys\n"
+    source += f"try: {attempt}\nexcept (OSError, ZeroDivisionError) as e: print('refused')\n"
+    result = sandbox.run_python(source, limits=QUICK)
+    assert (result.stdout, result.returncode) == ("refused\n", 0)
+
+
 def test_output_is_cut_off_and_the_environment_is_not_inherited(monkeypatch):
     monkeypatch.setenv("SECRET", "hidden")
     result = sandbox.run_python(

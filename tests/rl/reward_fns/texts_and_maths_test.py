@@ -65,8 +65,19 @@ def test_maths_is_judged_by_the_answer_of_the_solution():
     assert manager(["?"] * 4, replies, {"answer": answers}).total.tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
-def test_math_verify_agrees_where_both_can_say():
+def test_math_verify_agrees_where_both_can_say(capfd):
     pytest.importorskip("math_verify")
     manager = rewards.RewardManager(maths.math_verify_reward(workers=1))
     replies = [r"So $\boxed{\frac{1}{2}}$", r"$\boxed{3}$"]
     assert manager(["?"] * 2, replies, {"answer": ["0.5", "4"]}).total.tolist() == [1.0, 0.0]
+    manager.close()
+    assert "Timeout" not in capfd.readouterr().err
+
+
+def test_a_row_without_a_schema_is_not_judged_and_one_that_is_none_is_refused():
+    pytest.importorskip("jsonschema")
+    score = json_schema.JsonSchema()
+    assert score(['{"age": 3}'] * 2, [SCHEMA, None]) == [1.0, None]
+    for wrong in ("{age", "3", 3):
+        with pytest.raises(ValueError, match=r"this is no JSON schema: .*(mapping|age)"):
+            score(["1"], [wrong])

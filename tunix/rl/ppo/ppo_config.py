@@ -48,6 +48,12 @@ class PPOConfig(algorithm_config.AlgorithmConfig):
     """How the KL that every token pays for is estimated: a name in ``KL_ESTIMATORS`` or a
     function like those. Only ``k1`` makes it the gradient of the KL in expectation."""
 
+    whiten_rewards: bool = False
+    """Whether the rewards of tokens, penalties among them, get deviation 1 over all tokens of a
+    rollout before advantages are estimated; their mean stays. The critic then has targets of one
+    size whatever the reward functions count in, but tokens without a reward get a small one, too:
+    with a positive mean each costs something, and long completions cost more."""
+
     whiten_advantages: bool = True
     """Whether advantages get mean 0 and deviation 1 over all tokens of a rollout."""
 

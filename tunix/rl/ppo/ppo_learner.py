@@ -44,27 +44,31 @@ class PPOLearner(rl_learner.RLLearner[ppo_config.PPOConfig]):
     Args:
         rl_cluster: Samples and trains; has a critic, or an actor with a value head.
         ppo_config: The algorithm's settings.
-        reward_fns: One function or several; see :mod:`tunix.rl.rewards`.
+        reward_fns: One function or several; see :mod:`tunix.rl.rewards`. ``None`` takes the
+            scores of the cluster's reward model.
         metric_fns: Further metrics of every rollout.
 
     Raises:
-        ConfigError: If the critic is not where the settings say, or ``beta`` is not 0 and there
-            is no reference.
+        ConfigError: If the critic is not where the settings say, ``beta`` is not 0 and there is no
+            reference, or nothing gives rewards.
     """
 
     def __init__(
         self,
         rl_cluster: rl_cluster.RLCluster,
         ppo_config: ppo_config.PPOConfig,
-        reward_fns: RewardFn | Sequence[RewardFn],
+        reward_fns: RewardFn | Sequence[RewardFn] | None = None,
         metric_fns: Sequence[MetricFn] | None = None,
     ):
         problems = _critic_problems(rl_cluster, ppo_config)
         if ppo_config.beta != 0.0 and not rl_cluster.has_reference:
             problems.append(grpo_learner.no_reference(ppo_config.beta))
+        if reward_fns is None and not rl_cluster.has_reward_model:
+            problems.append("there are no rewards: give reward_fns, or the cluster a reward model")
         if problems:
             raise config_lib.ConfigError("PPOLearner", problems)
-        super().__init__(rl_cluster, ppo_config, reward_fns, metric_fns)
+        scores = rl_cluster.get_rewards if reward_fns is None else reward_fns
+        super().__init__(rl_cluster, ppo_config, scores, metric_fns)
         if not self._is_shared:
             rl_cluster.critic_trainer.with_loss_fn(
                 functools.partial(critic.value_objective, clip_range=ppo_config.clip_range_value)
@@ -90,6 +94,9 @@ class PPOLearner(rl_learner.RLLearner[ppo_config.PPOConfig]):
         mask = credit.sampled_mask(groups, width)
         scores = np.asarray([m.reward for m in credit.members_of(groups)], np.float32)
         token_rewards = token_advantages.token_rewards(scores, self._penalties(groups), mask)
+        if config.whiten_rewards:
+            trained = credit.trained_mask(groups, width, mask_truncated=config.mask_truncated)
+            token_rewards = token_advantages.whiten(token_rewards, trained, keep_mean=True)
         found, returns = config.token_advantage_fn(
             token_rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
         )

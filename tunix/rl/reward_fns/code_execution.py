@@ -34,18 +34,19 @@ class CodeExecution:
     """Programs that run at the same time."""
 
     def __call__(
-        self, completions: Sequence[str], tests: Sequence[Sequence[Any]]
+        self, completions: Sequence[str], tests: Sequence[Sequence[Any] | None]
     ) -> list[float | None]:
         """Return the scores; ``None`` for a row without tests.
 
         Raises:
-            ValueError: If a test is neither text nor a mapping of ``stdin`` and ``stdout``.
+            ValueError: If a row has no list of tests, or a test is neither text nor a mapping of
+                ``stdin`` and ``stdout``.
             SandboxError: If there is no sandbox here.
         """
         jobs = [
             (i, texts.last_block(completion), test)
             for i, (completion, mine) in enumerate(zip(completions, tests, strict=True))
-            for test in mine
+            for test in _tests_of(mine)
         ]
         with futures.ThreadPoolExecutor(max_workers=self.workers) as pool:
             passed = list(pool.map(lambda job: self._passes(job[1], job[2]), jobs))
@@ -68,6 +69,15 @@ class CodeExecution:
             )
         result = sandbox.run_python(program, stdin=test["stdin"], limits=self.limits)
         return result.returncode == 0 and _lines(result.stdout) == _lines(test["stdout"])
+
+
+def _tests_of(row: Sequence[Any] | None) -> Sequence[Any]:
+    """Return the tests of a row; the letters of a text or the keys of a mapping are none."""
+    if row is None:
+        return []
+    if isinstance(row, str | bytes | Mapping):
+        raise ValueError(f"tests must be a list of tests for every row, got {row!r}; write [...]")
+    return row
 
 
 def _lines(text: str) -> list[str]:

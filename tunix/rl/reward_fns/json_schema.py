@@ -20,16 +20,16 @@ class JsonSchema:
     """What JSON is worth that does not fit."""
 
     def __call__(
-        self, completions: Sequence[str], schema: Sequence[Mapping[str, Any] | str]
-    ) -> list[float]:
-        """Return the scores.
+        self, completions: Sequence[str], schema: Sequence[Mapping[str, Any] | str | None]
+    ) -> list[float | None]:
+        """Return the scores; ``None`` for a row without a schema.
 
         Raises:
             ImportError: If ``jsonschema`` is not installed.
             ValueError: If a schema is none.
         """
         return [
-            self._score(completion, json.loads(one) if isinstance(one, str) else one)
+            None if one is None else self._score(completion, _as_mapping(one))
             for completion, one in zip(completions, schema, strict=True)
         ]
 
@@ -41,6 +41,16 @@ class JsonSchema:
         except (ValueError, RecursionError):  # a model may well write [[[[... or 5,000 digits
             return 0.0
         return 1.0 if fits else self.parses
+
+
+def _as_mapping(schema: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError as error:
+        raise ValueError(f"this is no JSON schema: {error}, in {schema!r}") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"this is no JSON schema: {found!r}; a mapping is expected")
+    return found
 
 
 def _validator(schema: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@
 math-verify, which understands more (matrices, inequalities, sets of solutions) and is slower.
 """
 
+import logging
 from typing import Any
 
 from tunix.rl import reward_settings
@@ -40,7 +41,8 @@ def math_verify_answer(completion: str, answer: object) -> float:
             "this reward needs math-verify: pip install 'tunix[math]'; right_answer does without"
         ) from error
     # Its own time limits are alarm signals, which only a main thread may set: none, in spite of
-    # what its annotations say.
+    # what its annotations say. It would warn of that three times for every reply.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     unlimited: Any = None
     truth = math_verify.parse(f"\\boxed{{{_truth(answer)}}}", parsing_timeout=unlimited)
     given = math_verify.parse(completion, parsing_timeout=unlimited)

@@ -3,12 +3,15 @@
 What it does, on Linux: a process of its own without the environment's variables, in a temporary
 directory that is deleted; limits on CPU seconds, wall time, memory, the size of files and output;
 where the kernel allows namespaces (``is_isolated``) no network, and no process outlives the run.
+The program may have threads but no further processes: a limit says so to users, a filter of system
+calls (x86-64 and AArch64) to root as well.
 
 What it does **not** protect from: the program runs as your user (without new rights) and reads
-and writes whatever that user may; it can attack the kernel; without namespaces it can reach the
-network and leave processes behind. It is good against accidents and lazy tricks of a model in
-training, not against an attacker. Where the model, the prompts or the machine's secrets are
-worth an attack, run the training in a container or a virtual machine without secrets and network.
+and writes whatever that user may; it can attack the kernel; it can fill the disk with small files;
+without namespaces it can reach the network and, where there is no filter, leave processes behind.
+It is good against accidents and lazy tricks of a model in training, not against an attacker. Where
+the model, the prompts or the machine's secrets are worth an attack, run the training in a container
+or a virtual machine without secrets and network.
 """
 
 import contextlib

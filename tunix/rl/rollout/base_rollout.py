@@ -136,7 +136,7 @@ class BaseRollout(abc.ABC):
 
         Equal keys, prompts and weights give equal completions. ``Completion.logps`` are those
         of the policy at the sampling temperature, before top-k and top-p: what the trainer
-        computes again.
+        computes again; one that is missing or not finite is an error of the engine.
         """
 
     @abc.abstractmethod

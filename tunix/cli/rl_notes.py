@@ -1,0 +1,32 @@
+"""What the first lines of a reinforcement learning run say about rewards and prompts."""
+
+from collections.abc import Iterator
+
+from tunix.cli import rl_data, rl_schema
+from tunix.generate import tokenizer_adapter
+from tunix.rl import reward_manager
+
+
+def lines(
+    run: rl_schema.RLRun,
+    data: rl_data.RLData,
+    manager: reward_manager.AbstractRewardManager,
+    tokenizer: tokenizer_adapter.TokenizerAdapter,
+) -> Iterator[str]:
+    """Yield which functions reward, and what is easily overlooked about the prompts."""
+    if isinstance(manager, reward_manager.SequenceRewardManager):
+        yield "rewards    " + ", ".join(
+            name if weight == 1.0 else f"{weight:g} x {name}"
+            for name, weight in manager.weights.items()
+        )
+    rows = data.reports[0].rows
+    if run.curriculum is None and rows % run.batch_size:
+        yield (
+            f"note       batch_size {run.batch_size} does not divide {rows} rows: every epoch "
+            f"leaves out {rows % run.batch_size}, drawn anew each time"
+        )
+    if data.is_text and tokenizer.has_chat_template:
+        yield (
+            "note       prompts are text and go to the model as they stand, without its chat "
+            "template; to use that, set system_prompt or give lists of messages"
+        )
