@@ -125,7 +125,7 @@ def cluster_config(job: dict[str, Any], mesh: Any, tokenizer: Any) -> rl_cluster
             eval_every_n_steps=10**9,
             max_steps=job["num_rollouts"],
             mini_batch_size=size,
-            # Equal parts of a mean over replies, so only memory changes: 7 GB instead of 13.
+            # Equal parts of a mean over replies, so only memory changes: 6 GB instead of 13.
             train_micro_batch_size=1,
             rollout_micro_batch_size=size,
         ),

@@ -70,3 +70,10 @@ def test_only_ppo_has_a_critic(parse):
     assert dataclasses.replace(run, rl_training_config=own).critic_optimizer == (
         own.actor_optimizer_config
     )
+
+
+def test_an_update_cannot_have_more_prompts_than_a_rollout(parse):
+    text = "batch_size: 4\nrl_training_config: {mini_batch_size: 8}"
+    (problem,) = problems_of(parse, text)
+    assert problem.startswith("rl_training_config.mini_batch_size 8 is more than the 4 prompts")
+    assert parse(text, "batch_size=8").run.batch_size == 8

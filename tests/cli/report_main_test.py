@@ -32,6 +32,7 @@ def write_run(path, *, steps=3):
             {
                 "step": step,
                 "prompt": f"question {i // 2}",
+                "columns": {"answer": f"<{i // 2}>"},
                 "completion": NASTY if i == 3 else f"reply {step}.{i}",
                 "rewards": {"right": float(i % 2), "short": None if i == 0 else 0.5},
                 "reward": float(i % 2),
@@ -101,7 +102,9 @@ def test_the_page_shows_curves_completions_and_alarms(run, capsys):
     assert head[:6] == ["step", "prompt", "completion", "reward", "advantage", "log_ratio"]
     assert head[6:] == [
         "reward/right", "reward/short", "num_tokens", "finish_reason", "policy_version",
+        "column/answer",
     ]  # fmt: skip
+    assert [row[-1] for row in completions[1:5]] == ["<1>", "<1>", "<0>", "<0>"]
     assert len(completions) == 1 + 12 and completions[1][:2] == ["3", "question 1"]
     assert [row[head.index("reward/short")] for row in completions[1:5]][-1] == "–"
     assert [row[head.index("advantage")] for row in best[1:]] == ["0.5", "0.5"]

@@ -1,3 +1,5 @@
+import dataclasses
+
 from tests.rl import helpers
 from tunix.rl import completions_log
 from tunix.utils import json_lines
@@ -13,6 +15,15 @@ def test_a_resumed_run_writes_later_completions_again(tmp_path):
     rows = json_lines.read(path)
     assert [row["step"] for row in rows] == [1, 1]
     assert [row["advantage"] for row in rows] == [1.0, -1.0]
+
+
+def test_what_the_data_says_of_a_prompt_stands_beside_its_completions(tmp_path):
+    columns = {"answer": "7", "level": 3, "share": 0.5, "image": object(), "odd": float("nan")}
+    groups = [dataclasses.replace(g, columns=columns) for g in helpers.make_groups([[1.0, 0.0]])]
+    path = tmp_path / "completions.jsonl"
+    completions_log.CompletionsLog(path).append(groups, step=1)
+    rows = json_lines.read(path)
+    assert [row["columns"] for row in rows] == [{"answer": "7", "level": 3, "share": 0.5}] * 2
 
 
 def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):

@@ -42,6 +42,8 @@ CHARTS: Mapping[str, Sequence[str]] = {
 
 _FAMILIES = {"train/reward/": "Reward functions", "train/time/": "Seconds of a step, by part"}
 _EXTREMES = 5
+_LONG_TEXT = 40
+"""Characters above which a cell gets a width of its own, and scrolls."""
 
 
 def render(
@@ -204,14 +206,19 @@ def _completions(completions: Sequence[Row], max_rows: int) -> str:
 
 
 def _columns(completions: Sequence[Row]) -> list[str]:
-    """Return the columns of a table of completions; rewards of one function are ``reward/NAME``."""
+    """Return the columns of a table of completions.
+
+    Rewards of one function are ``reward/NAME``, what the data says of the prompt ``column/NAME``.
+    """
     names = dict.fromkeys(name for row in completions for name in row["rewards"])
     columns = ["step", "prompt", "completion", "reward", "advantage"]
     if any(row.get("log_ratio") is not None for row in completions):
         columns.append("log_ratio")
+    given = dict.fromkeys(name for row in completions for name in row.get("columns", ()))
     # Many functions make a table wider than the page: what they add up to stays in sight.
     columns += [f"reward/{name}" for name in names]
-    return [*columns, "num_tokens", "finish_reason", "policy_version"]
+    columns += ["num_tokens", "finish_reason", "policy_version"]
+    return [*columns, *(f"column/{name}" for name in given)]
 
 
 def _prompts(completions: Sequence[Row], max_rows: int) -> str:
@@ -254,13 +261,15 @@ def _table(rows: Iterable[Row], columns: Sequence[str], identity: str | None = N
 def _cell(row: Row, column: str) -> str:
     if column.startswith("reward/"):
         value = row["rewards"].get(column.removeprefix("reward/"))
+    elif column.startswith("column/"):
+        value = row.get("columns", {}).get(column.removeprefix("column/"))
     else:
         value = row[column]
     if value is None:
         return "<td class=n>–</td>"
     if not _is_number(value):
         text = html.escape(str(value))
-        is_long = column in ("prompt", "completion")
+        is_long = column in ("prompt", "completion") or len(text) > _LONG_TEXT
         return f"<td class=t><div>{text}</div></td>" if is_long else f"<td>{text}</td>"
     color = ""
     if column == "advantage" and value != 0.0:

@@ -232,6 +232,12 @@ class RLRun(schema.RunOptions, abc.ABC):
         if self.role_to_mesh is not None and self.model_config.mesh is not None:
             yield "set either role_to_mesh or model_config.mesh: where the models live"
         yield from self._problems_with_unread_meshes()
+        size = self.rl_training_config.mini_batch_size
+        if size is not None and size > self.batch_size:
+            yield (
+                f"rl_training_config.mini_batch_size {size} is more than the {self.batch_size} "
+                "prompts of a rollout (batch_size): leave it out to update once per rollout"
+            )
         adapters = self.model_config.lora_config
         if adapters is not None and adapters.dropout:
             yield (

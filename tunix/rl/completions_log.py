@@ -1,5 +1,6 @@
 """``completions.jsonl``: every completion of a run, with its rewards, to look at later."""
 
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,13 +31,15 @@ class CompletionsLog:
 
 
 def rows(groups: Sequence[trajectory.Group], *, step: int) -> Iterator[dict[str, Any]]:
-    """Yield one row per completion."""
+    """Yield one row per completion, with those columns of the data that hold a text or a number."""
     for group in groups:
+        columns = {k: value for k, value in group.columns.items() if _is_plain(value)}
         for member in group.trajectories:
             yield {
                 "step": step,
                 "prompt": group.prompt,
                 "prompt_key": group.prompt_key,
+                "columns": columns,
                 "completion": member.text,
                 "rewards": dict(member.rewards),
                 "reward": member.reward,
@@ -46,3 +49,8 @@ def rows(groups: Sequence[trajectory.Group], *, step: int) -> Iterator[dict[str,
                 "num_tokens": len(member.completion_ids),
                 "policy_version": member.policy_version,
             }
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value of the data is one text or number, as an answer or a label is."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

@@ -89,6 +89,8 @@ def group(
         ValueError: If the advantages are not one finite number per completion.
     """
     keys = scored.columns.get(prompt_batch.PROMPT_KEY)
+    added = (prompt_batch.PROMPT_KEY, *prompt_batch.ROLLOUT_COLUMNS)
+    columns = {name: values for name, values in scored.columns.items() if name not in added}
     by_prompt = scored.rewards.total.reshape(-1, num_samples)
     advantages = advantages_lib.estimate(
         advantage_fn, by_prompt, lengths=lengths_of(scored).reshape(-1, num_samples).astype(float)
@@ -98,6 +100,7 @@ def group(
             prompt_ids=scored.output.prompt_tokens[p],
             prompt=scored.output.prompts[p],
             prompt_key=None if keys is None else keys[p * num_samples],
+            columns={name: values[p * num_samples] for name, values in columns.items()},
             trajectories=[
                 trajectory.Trajectory(
                     completion_ids=scored.output.completions[i].token_ids,

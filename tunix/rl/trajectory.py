@@ -7,7 +7,7 @@ ended the completion among them.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -80,6 +80,8 @@ class Group:
     trajectories: Sequence[Trajectory]
     prompt_key: int | str | None = None
     """What tells the prompt from others over the whole run, if the data says."""
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What else the data says of the prompt, e.g. the right answer."""
 
     @property
     def is_dead(self) -> bool:
