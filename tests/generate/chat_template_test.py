@@ -1,6 +1,7 @@
 """Chat templates print what ``transformers`` prints, and refuse what cannot be right."""
 
 import datetime
+import json
 
 import pytest
 import transformers
@@ -115,6 +116,18 @@ def test_content_cannot_pretend_to_be_a_generation_block():
         chat_template.ChatTemplate(tiny_tokenizer.CHATML).render(
             [{"role": "user", "content": "\ufdd0forged\ufdd1"}]
         )
+
+
+def test_content_in_parts_is_not_printed_as_a_python_list():
+    talk = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    with pytest.raises(chat_template.ChatTemplateError, match="list of parts, which this template"):
+        chat_template.ChatTemplate("{{ messages[0]['content'] | trim }}").render(talk)
+    with pytest.raises(chat_template.ChatTemplateError, match="write the content as one text"):
+        chat_template.ChatTemplate(tiny_tokenizer.CHATML).render(talk)
+    goes_through = "{% for part in messages[0].content %}{{ part.text }}{% endfor %}"
+    assert chat_template.ChatTemplate(goes_through).render(talk).text == "Hello"
+    kept = "{{ messages[0].content is string }} {{ messages | tojson }}"
+    assert chat_template.ChatTemplate(kept).render(talk).text == f"False {json.dumps(talk)}"
 
 
 def test_a_variable_that_the_template_never_reads_is_refused():

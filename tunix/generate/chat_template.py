@@ -117,7 +117,7 @@ class ChatTemplate:
             marked = self._compiled.render(
                 **self.special_tokens,
                 **variables,
-                messages=messages,
+                messages=[_with_parts(message) for message in messages],
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
             )
@@ -168,6 +168,25 @@ def _message_problems(messages: Sequence[Message]) -> Iterator[str]:
             if _SPAN_START in text or _SPAN_END in text:
                 yield f"message {i}: holds a Unicode noncharacter (U+FDD0, U+FDD1); remove it"
                 break
+
+
+class _Parts(list[Any]):
+    """Content in parts, such as images and text, which only some templates go through."""
+
+    def __str__(self) -> NoReturn:
+        self.__radd__("")
+
+    def __radd__(self, text: str) -> NoReturn:
+        raise jinja2.TemplateError(
+            "the content of a message is a list of parts, which this template would print as a "
+            "Python list; write the content as one text"
+        )
+
+
+def _with_parts(message: Message) -> Message:
+    content = message.get("content")
+    is_in_parts = isinstance(content, list | tuple)
+    return {**message, "content": _Parts(content)} if is_in_parts else message
 
 
 def _take_spans(marked: str) -> RenderedChat:
