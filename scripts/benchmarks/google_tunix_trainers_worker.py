@@ -110,7 +110,7 @@ def grpo() -> Callable[[], dict[str, Any]]:
             max_prompt_length=64,
             kv_cache_size=64 + smollm2.NEW_TOKENS,
             temperature=1.0,
-            top_p=None,
+            top_p=1.0,  # without it every reply is greedy, whatever the temperature
             eos_tokens=[smollm2.UNUSED_TOKEN],
         ),
     )
