@@ -60,6 +60,15 @@ def test_in_another_thread_it_does_nothing():
     assert seen == [False]
 
 
+@pytest.fixture
+def with_interrupts():
+    """Has SIGINT as on a terminal: a job in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("with_interrupts")
 def test_an_import_ends_at_once_and_only_an_import():
     with interrupt.ending_at_once():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
@@ -76,6 +85,7 @@ def test_who_ignores_interrupts_goes_on_ignoring_them():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("with_interrupts")
 def test_imports_in_another_thread_leave_the_handler_alone():
     seen = []
 
