@@ -46,6 +46,16 @@ class OverlongBuffer(config_lib.Config):
                 "both count tokens"
             )
 
+    def problems_in(self, longest: int) -> Iterator[str]:
+        """Yield what is wrong with these settings for completions of at most ``longest`` tokens."""
+        end, buffer = self._end_and_buffer(longest)
+        if self.enable and end - buffer >= longest:
+            yield (
+                f"overlong_buffer punishes nothing: it begins after {end - buffer} tokens, "
+                f"max_response_length {end} less overlong_buffer_length {buffer}, and completions "
+                f"end at {longest}; leave both out to punish the last fifth"
+            )
+
     def penalty(self, lengths: Int[np.ndarray, " B"], longest: int) -> Float[np.ndarray, " B"]:
         """Return the (negative) reward of completions of these lengths.
 
@@ -53,11 +63,14 @@ class OverlongBuffer(config_lib.Config):
             lengths: Tokens of each completion.
             longest: What the rollout allows.
         """
-        longest = self.max_response_length or longest
-        buffer = self.overlong_buffer_length or max(longest // 5, 1)
+        end, buffer = self._end_and_buffer(longest)
         return overlong_penalty(
-            lengths, longest=longest, buffer=buffer, penalty=self.overlong_buffer_penalty
+            lengths, longest=end, buffer=buffer, penalty=self.overlong_buffer_penalty
         )
+
+    def _end_and_buffer(self, longest: int) -> tuple[int, int]:
+        end = self.max_response_length or longest
+        return end, self.overlong_buffer_length or max(end // 5, 1)
 
 
 def overlong_penalty(

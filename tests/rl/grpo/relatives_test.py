@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import advantages, aggregation, losses
+from tunix.rl import advantages, aggregation, losses, rl_cluster
 from tunix.rl.grpo import (
     cispo_learner,
     dapo_learner,
@@ -69,6 +69,20 @@ def test_the_buffer_may_be_written_as_google_tunix_writes_it():
     np.testing.assert_allclose(overlong.penalty(np.array([4, 5, 6]), 99), [0.0, -0.25, -0.5])
     assert dapo_learner.DAPOConfig(overlong_buffer={**written, "enable": False}).overlong is None
     assert dapo_learner.DAPOConfig(overlong_buffer=None).overlong is None
+
+
+def test_a_buffer_that_no_completion_reaches_is_refused():
+    cluster = helpers.make_cluster()
+    longest = cluster.config.rollout(rl_cluster.Mode.TRAIN).max_tokens_to_generate
+    ends = {"max_response_length": longest + 4, "overlong_buffer_length": 4}
+    with pytest.raises(config_lib.ConfigError, match=f"begins after {longest} tokens"):
+        dapo_learner.DAPOLearner(
+            cluster, dapo_learner.DAPOConfig(overlong_buffer=ends), only_some_prompts
+        )
+    reached = {**ends, "overlong_buffer_length": 5}
+    config = dapo_learner.DAPOConfig(overlong_buffer=reached)
+    learner = dapo_learner.DAPOLearner(cluster, config, only_some_prompts)
+    assert config.overlong.penalty(np.array([learner.max_completion_length]), longest) == -0.2
 
 
 def only_some_prompts(prompts, completions):

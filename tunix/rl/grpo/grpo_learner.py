@@ -42,7 +42,8 @@ class GRPOLearner(rl_learner.RLLearner[ConfigT]):
         metric_fns: Further metrics of every rollout.
 
     Raises:
-        ConfigError: If ``beta`` is not 0 and there is no reference policy.
+        ConfigError: If ``beta`` is not 0 and there is no reference policy, or the overlong buffer
+            begins where no completion comes.
     """
 
     def __init__(
@@ -52,8 +53,14 @@ class GRPOLearner(rl_learner.RLLearner[ConfigT]):
         reward_fns: RewardFn | Sequence[RewardFn],
         metric_fns: Sequence[MetricFn] | None = None,
     ):
+        problems = []
         if algo_config.beta != 0.0 and not rl_cluster.has_reference:
-            raise config_lib.ConfigError(type(self).__name__, [no_reference(algo_config.beta)])
+            problems.append(no_reference(algo_config.beta))
+        if algo_config.overlong is not None:
+            longest = rl_cluster.config.rollout(rl_learner.Mode.TRAIN).max_tokens_to_generate
+            problems += algo_config.overlong.problems_in(longest)
+        if problems:
+            raise config_lib.ConfigError(type(self).__name__, problems)
         super().__init__(rl_cluster, algo_config, reward_fns, metric_fns)
 
     @property
