@@ -1,7 +1,7 @@
 """Questions to train and to evaluate on, and the rewards of replies, as the settings ask."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunix.cli import reward_loading, rl_schema
@@ -56,43 +56,36 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         shuffle_seed=run.seed,
         num_epochs=run.num_train_epochs,
     )
-    train_ds, account = _load_training(run, train, tokenizer, settings)
+    rows, account = prompts.load_rows(train, tokenizer, settings)
+    _require_a_batch(account, run.batch_size)
     eval_batch, reports = None, [account]
     if held_out is not None:
         eval_batch, held_out_account = _load_all(held_out, tokenizer, settings)
         reports.append(held_out_account)
     return RLData(
-        train_ds=train_ds,
+        train_ds=_training_batches(run, rows, settings),
         eval_batch=eval_batch,
         reward_fns=reward_fns,
         max_tokens_to_generate=steps,
-        is_text=isinstance(next(iter(train_ds))[prompts.PROMPTS][0], str),
+        is_text=isinstance(rows[0][prompts.PROMPTS], str),
         reports=reports,
     )
 
 
-def _load_training(
-    run: rl_schema.RLRun,
-    source: str | Sequence[dict[str, Any]],
-    tokenizer: tokenizer_adapter.TokenizerAdapter,
-    settings: prompts.PromptDataConfig,
-) -> tuple[iterators.Batches[Batch] | curriculum.Curriculum, report.DataReport]:
+def _training_batches(
+    run: rl_schema.RLRun, rows: Sequence[Mapping[str, Any]], settings: prompts.PromptDataConfig
+) -> iterators.Batches[Batch] | curriculum.Curriculum:
     """Return the prompts to train on, each once per epoch or by their solve rates."""
     if run.curriculum is None:
-        batches, account = prompts.load(source, tokenizer, settings)
-        _require_a_batch(account, run.batch_size)
-        return batches, account
-    rows, account = prompts.load_rows(source, tokenizer, settings)
-    _require_a_batch(account, run.batch_size)
+        return prompts.batches_of(rows, settings)
     epochs = run.num_train_epochs
-    drawn = curriculum.Curriculum(
+    return curriculum.Curriculum(
         rows,
         run.curriculum,
         batch_size=run.batch_size,
         num_batches=None if epochs is None else epochs * (len(rows) // run.batch_size),
         seed=run.seed,
     )
-    return drawn, account
 
 
 def _require_a_batch(account: report.DataReport, batch_size: int) -> None:

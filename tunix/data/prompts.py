@@ -117,7 +117,14 @@ def load(
         DataError: Lists every row without a usable prompt or with other columns.
     """
     kept, account = load_rows(source, tokenizer, settings)
-    return iterators.Batches.of(kept, settings, _collate), account
+    return batches_of(kept, settings), account
+
+
+def batches_of(
+    rows: Sequence[Mapping[str, Any]], settings: PromptDataConfig
+) -> iterators.Batches[PromptBatch]:
+    """Return the batches of what :func:`load_rows` returned."""
+    return iterators.Batches.of(rows, settings, _collate)
 
 
 def load_rows(
