@@ -9,7 +9,7 @@ range over seeds, and on held-out questions before and after.
 import argparse
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib.axes
@@ -30,9 +30,20 @@ _TRAIN, _HELD_OUT = "#2b6cb0", "#c05621"
 
 def main() -> None:
     """Draw and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--results", type=pathlib.Path, default=run.RESULTS)
-    parser.add_argument("--picture", type=pathlib.Path, default=PICTURE)
+    show(__doc__, run.RESULTS, PICTURE, draw, table)
+
+
+def show(
+    doc: str | None,
+    results: pathlib.Path,
+    picture: pathlib.Path,
+    draw: Callable[[Sequence[Line], pathlib.Path], None],
+    table: Callable[[Sequence[Line]], str],
+) -> None:
+    """Draw the lines of a file and print their table; both paths may be given as arguments."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--results", type=pathlib.Path, default=results)
+    parser.add_argument("--picture", type=pathlib.Path, default=picture)
     options = parser.parse_args()
     text = options.results.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]

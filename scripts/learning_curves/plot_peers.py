@@ -6,8 +6,6 @@ Two panels with a curve for every side, mean and range over its seeds: the rewar
 replies, and how many of them end by themselves.
 """
 
-import argparse
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -36,14 +34,7 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a")
 
 def main() -> None:
     """Draw and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--results", type=pathlib.Path, default=peers.RESULTS)
-    parser.add_argument("--picture", type=pathlib.Path, default=PICTURE)
-    options = parser.parse_args()
-    text = options.results.read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
-    draw(lines, options.picture)
-    print(table(lines))
+    plot.show(__doc__, peers.RESULTS, PICTURE, draw, table)
 
 
 def by_side(lines: Sequence[Line]) -> dict[str, list[Line]]:
