@@ -52,6 +52,19 @@ def test_a_window_leaves_a_band():
     assert not np.asarray(plan.is_open).any()
 
 
+@pytest.mark.parametrize("shift", [None, 0, 5], ids=["row order", "positions", "shifted positions"])
+def test_every_window_visits_exactly_the_tiles_with_a_visible_pair(shift):
+    # One pair is all that some tiles have: windows congruent to 2 modulo the chunk.
+    positions = None if shift is None else np.arange(TOKENS) + shift
+    age = np.arange(TOKENS)[:, None] - np.arange(TOKENS)
+    for window in range(1, TOKENS + 2):
+        seen = (age >= 0) & (age < window)
+        tiles = seen.reshape(CHUNKS, SIZE, CHUNKS, SIZE)
+        plan = attention_tiles.plan(rules_of(positions, window=window), tiling_of())
+        np.testing.assert_array_equal(visited(plan), tiles.any(axis=(1, 3)), f"window {window}")
+        np.testing.assert_array_equal(plan.is_open, tiles.all(axis=(1, 3)), f"window {window}")
+
+
 def test_packed_sequences_leave_blocks_on_the_diagonal():
     segments = [[1] * 8 + [2] * 4 + [3] * 12]
     plan = attention_tiles.plan(rules_of(segments=segments), tiling_of())

@@ -1,5 +1,7 @@
 """Attention to a cache equals attention within the row that filled it."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,35 @@ def test_cached_attention_equals_the_end_of_the_row(heads, new, window):
         )
     )(q[rows, slots], jnp.asarray(lengths))
     np.testing.assert_allclose(cached, whole[rows, slots], atol=2e-6)
+
+
+@pytest.mark.parametrize("new", [1, 3])
+def test_every_length_and_window_sees_its_slots_and_reads_no_earlier_chunk(new):
+    """One row at a time: a shorter row beside it would make the loop start earlier."""
+    size, chunk = 19, 4 if new == 1 else 8
+    q, k, v = qkv(size, (1, 1), batch=1)
+
+    @jax.jit
+    def cached(q, k, v, length, window):
+        return cached_attention.attend_cached(
+            q, *filled(k, v), lengths=length, scale=SCALE, window=window, precision="exact"
+        )
+
+    slots = np.arange(size)
+    scores = SCALE * np.asarray(q[0, :, 0], np.float64) @ np.asarray(k[0, :, 0], np.float64).T
+    for length, window in itertools.product(range(size - new + 1), range(1, size + 2)):
+        queries = length + np.arange(new)
+        age = queries[:, None] - slots
+        weights = np.where((age >= 0) & (age < window), np.exp(scores[queries]), 0.0)
+        expected = weights / weights.sum(axis=1, keepdims=True) @ np.asarray(v[0, :, 0])
+        # NaN in a chunk that is read would reach the output, visible or not.
+        unread = slots < max(length - window + 1, 0) // chunk * chunk
+        unread &= slots < (size - chunk)  # the last chunk is moved back to end with the cache
+        poisoned = [jnp.where(unread[:, None, None], jnp.nan, x) for x in (k, v)]
+        got = cached(q[:, queries], *poisoned, jnp.array([length]), window)
+        np.testing.assert_allclose(
+            got[0, :, 0], expected, atol=2e-6, err_msg=f"length {length}, window {window}"
+        )
 
 
 @pytest.mark.parametrize("size", [3, 4, 7, 8])

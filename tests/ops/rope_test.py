@@ -123,6 +123,28 @@ def test_llama3_keeps_fast_angles_and_stretches_slow_ones():
     assert np.all((scaled[between] < plain[between]) & (scaled[between] > plain[between] / 8))
 
 
+@pytest.mark.parametrize(
+    ("last", "slow_angle"),
+    [
+        pytest.param(3, 0.3, id="within the original length"),
+        pytest.param(7, 0.7, id="the original length exactly"),
+        pytest.param(8, 0.64, id="one token beyond it"),
+        pytest.param(15, 0.5, id="twice the original length"),
+    ],
+)
+def test_a_dynamic_base_follows_the_length_of_the_row_worked_by_hand(last, slow_angle):
+    # Length L = last + 1, original 8, factor 2: growth g = 2 L / 8 - 1 is 1, 1, 1.25 and 3. With
+    # H = 4 the base is 100 g ** 2 = 100, 100, 156.25 and 900; the slow channel turns by its
+    # inverse root: 1/10, 1/10, 1/12.5 and 1/30 a position. The fast one turns by 1, always.
+    scaling = rope.RopeScaling(kind="dynamic", factor=2.0, original_max_position=8)
+    positions = jnp.array([[0, last], [0, 1]])
+    sin, cos = rope.rotation(positions, 4, 100.0, scaling)
+    np.testing.assert_allclose(sin[0, 1, 0], np.sin([last, slow_angle]), rtol=1e-5)
+    np.testing.assert_allclose(cos[0, 1, 0], np.cos([last, slow_angle]), rtol=1e-5)
+    # The short row beside it keeps its own base.
+    np.testing.assert_allclose(sin[1, 1, 0], np.sin([1.0, 0.1]), rtol=1e-5)
+
+
 def test_an_odd_head_is_refused():
     with pytest.raises(ValueError, match=r"head_dim must be even .* got 7"):
         rope.rope_frequencies(7, 10_000.0, None)

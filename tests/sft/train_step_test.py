@@ -205,6 +205,35 @@ def test_random_streams_and_batch_statistics_move_on_with_every_step():
     )
 
 
+def test_each_micro_batch_has_its_own_key_and_moves_the_statistics_on():
+    """Against a plain loop over the module, which keeps its own state."""
+    batch, sizes = toys.regression(9), [2, 4, 3]
+    split, state, functions = setup(toys.Noisy(rngs=nnx.Rngs(0)))
+    sums = sums_over(batch, sizes, functions, state, split)
+
+    model = toys.Noisy(rngs=nnx.Rngs(0))
+    gradient = nnx.grad(lambda model, micro: toys.squared_error(model, **micro).loss_sum)
+    parts = [gradient(model, toys.rows(batch, *edges)) for edges in [(0, 2), (2, 6), (6, 9)]]
+    for name in ("w", "b"):
+        expected = sum(part["linear"][name][...] for part in parts)
+        np.testing.assert_allclose(sums.grads[f"linear.{name}"], expected, rtol=1e-5)
+    assert int(sums.variables["dropout.rngs.count"]) == int(model.dropout.rngs.count[...])
+    for name in ("mean", "var"):
+        expected = getattr(model.norm, name)[...]
+        np.testing.assert_allclose(sums.variables[f"norm.{name}"], expected, rtol=1e-6)
+    new_state, _ = functions.apply(state, sums)
+    assert int(new_state.variables["dropout.rngs.count"]) == int(model.dropout.rngs.count[...])
+
+
+def test_micro_batches_of_equal_rows_drop_different_channels():
+    split, state, functions = setup(toys.Noisy(rngs=nnx.Rngs(0)))
+    row = toys.regression(4)
+    one = functions.first(state.params, state.variables, split.frozen, row)
+    first = {n: np.array(g) for n, g in one.grads.items()}
+    two = functions.accumulate(one, state.params, split.frozen, row)
+    assert relative_difference(first, {n: two.grads[n] - first[n] for n in first}) > 0.1
+
+
 def test_evaluation_switches_dropout_off_and_changes_nothing():
     split, state, functions = setup(toys.Noisy(rngs=nnx.Rngs(0)))
     before = toys.leaves(state)
