@@ -248,3 +248,9 @@ def test_a_reward_model_may_be_the_only_reward(base):
     assert len(found) == 2 and "or a reward_model_config" in found[1]
     found = problems_of(base, "reward_functions=[]", "reward_model_config.model_id=x", "seed=-1")
     assert found == ["seed must not be negative, got -1"]
+
+
+def test_a_policy_that_diverges_fails(base):
+    settings = "rl_training_config.actor_optimizer_config={learning_rate: 1e38, opt_type: sgd}"
+    with pytest.raises(ValueError, match="loss or gradient was not finite in 7 of 8 steps"):
+        run(base, settings)

@@ -206,3 +206,31 @@ def test_settings_that_contradict_each_other_are_named(job):
         "a stream does not know its length: set training_config.max_steps",
         "data_config.mixture cannot be streamed; remove it or streaming_window",
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("optimizer_config.learning_rate=.nan", "learning_rate must be a finite number, got nan"),
+        ("optimizer_config.weight_decay=-.inf", "weight_decay must be a finite number, got -inf"),
+        ("optimizer_config.end_value=1e400", "end_value must be a finite number, got inf"),
+        ("loss_config.z_loss=1e39", "z_loss must be a finite number in float32"),
+        ("training_config.max_steps=1e10", "max_steps must be at most 2147483647"),
+        ("train_fraction=.nan", "train_fraction must be a finite number, got nan"),
+    ],
+)
+def test_numbers_of_settings_are_finite(job, override, problem):
+    with pytest.raises(config.ConfigError, match=problem):
+        job(override)
+
+
+def test_a_run_that_diverges_fails_and_keeps_none_of_its_weights(job, tmp_path, capsys):
+    settings = ("optimizer_config.learning_rate=1e38", "optimizer_config.opt_type=sgd")
+
+    def main(argv):
+        return errors.run(lambda line: 0 if job(*settings) else 1, argv)
+
+    assert main(["tunix sft"]) == errors.USAGE_ERROR
+    shown = capsys.readouterr()
+    assert "not finite" in shown.err
+    assert "finished" not in shown.out

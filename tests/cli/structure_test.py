@@ -129,3 +129,9 @@ def test_plain_values_come_back_equal():
     plain = structure.to_plain(made)
     assert plain["inner"] == {"rank": 2, "names": [], "kind": "a"}
     assert build(**plain) == made
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_whole_number_too_long_for_a_float_is_an_error_and_no_overflow(digits):
+    (problem,) = problems_of(name="n", rate=-(10**digits))
+    assert problem == "rate must be a finite number, got -inf"

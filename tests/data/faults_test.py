@@ -113,6 +113,21 @@ BAD_ROWS = {
         "message 1: 'weight' must be a number",
         "at least 0",
     ),
+    "a weight that is no number": (
+        chat(USER, REPLY | {"weight": float("nan")}),
+        "message 1: 'weight' must be a finite number",
+        "got nan",
+    ),
+    "an infinite weight": (
+        chat(USER, REPLY | {"weight": float("inf")}),
+        "message 1: 'weight' must be a finite number",
+        "got inf",
+    ),
+    "a weight that float32 cannot hold": (
+        chat(USER, REPLY | {"weight": 1e308}),
+        "message 1: 'weight' must be a finite number in float32",
+        "at most 3.4e38",
+    ),
     "a trained user": (
         chat(USER | {"train": True}, REPLY),
         "message 0: has 'train', but only what the assistant says",

@@ -91,3 +91,9 @@ def test_a_fault_in_any_part_is_named_with_its_file(tmp_path):
     parts = [[{"text": "a"}], tmp_path / "b.jsonl"]
     with pytest.raises(errors.DataError, match=r"b\.jsonl:1: columns"):
         sft_data.load_mixture(parts, [1, 1], tokenizers.make(), settings)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e308, 0.0, -1.0])
+def test_weights_are_positive_numbers_that_can_be_added(weight):
+    with pytest.raises(config.ConfigError, match="weights must be"):
+        mixing.mixed_order([4, 2], [1.0, weight], shuffle_seed=None)

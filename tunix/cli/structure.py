@@ -7,6 +7,7 @@ dataclass say what a key may hold.
 import ast
 import collections.abc
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -158,13 +159,21 @@ def _scalar_or_sequence(annotation: Any, value: Any) -> Any:
     if annotation is int:
         return _integer(value)
     if annotation is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number else _INVALID
+        return _number(value)
     if annotation is str:
         # A directory called 7 is read from the command line as a number.
         is_text = isinstance(value, str) or type(value) is int
         return str(value) if is_text else _INVALID
     return _INVALID
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _INVALID
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _integer(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """What ``tunix sft`` and ``tunix dpo`` do alike: say what is trained, measure, train, sum up."""
 
+import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -9,7 +10,7 @@ from flax import nnx
 
 from tunix.cli import baseline, build, schema, sft_schema
 from tunix.data import report, sources
-from tunix.sft import peft_trainer, profiler, run_directory
+from tunix.sft import nonfinite, peft_trainer, profiler, run_directory
 
 OUT = rich.console.Console(highlight=False, soft_wrap=True)
 
@@ -85,6 +86,8 @@ def train(
             before = baseline.measured_once(
                 directory, lambda: trainer.evaluate(eval_ds), step=trainer.train_steps
             )
+            if before is not None:
+                _require_finite(before, "before training")
         trainer.train(train_ds, eval_ds)
         if eval_ds is not None:
             after = trainer.evaluate(eval_ds)
@@ -93,12 +96,27 @@ def train(
     finally:
         trainer.close()
     directory.write_summary(summary)
+    if after is not None:
+        _require_finite(after, f"after step {summary['steps']}")
     if before is not None and after is not None:
         families = tuple(name for name in shown if name.endswith("/"))
         for name in after:
             if name in before and (name in shown or name.startswith(families)):
                 OUT.print(f"held-out {name}  {before[name]:.4f} -> {after[name]:.4f}")
     OUT.print(f"finished after step {summary['steps']}; everything is in {directory.path}")
+
+
+def _require_finite(evaluation: Mapping[str, float], when: str) -> None:
+    """Raise if a model finds the held-out data impossible: it is no result, whatever was learned.
+
+    Raises:
+        DivergedError: Says when.
+    """
+    if not math.isfinite(loss := evaluation["loss"]):
+        raise nonfinite.DivergedError(
+            f"the loss on held-out data is {loss} {when}; look at that data and at the model's "
+            "weights, and lower the learning rate if both are sound"
+        )
 
 
 def _profiler_options(

@@ -126,8 +126,10 @@ def _weight_problems(message: Message, at: str) -> Iterator[str]:
     for key in given:
         value = message[key]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if key == "weight" and not (is_number and 0 <= value < float("inf")):
-            yield f"{at}: 'weight' must be a number of at least 0, found {value!r}"
+        if key == "weight" and not (is_number and not value < 0):
+            yield f"{at}: 'weight' must be a number of at least 0, found {value!r:.60}"
+        elif key == "weight" and (fault := config.number_fault(value)) is not None:
+            yield f"{at}: 'weight' {fault}"
         elif key == "train" and not isinstance(value, bool):
             yield f"{at}: 'train' must be true or false, found {value!r}"
         elif message.get("role") != "assistant" and value:

@@ -41,7 +41,9 @@ def mixed_order(
     problems = []
     if len(sizes) != len(weights):
         problems.append(f"{len(sizes)} data sets have {len(weights)} weights; give one for each")
-    if not all(0 < weight < float("inf") for weight in weights):
+    if faults := [fault for weight in weights if (fault := config.number_fault(weight))]:
+        problems.append(f"weights {faults[0]}")
+    elif not all(weight > 0 for weight in weights):
         problems.append(f"weights must be positive numbers, got {list(weights)}")
     if not all(size > 0 for size in sizes):
         problems.append(f"every data set needs an example, their sizes are {list(sizes)}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from tunix.data import errors, sources
 from tunix.data import messages as messages_lib
+from tunix.utils import config
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
@@ -183,6 +184,9 @@ def _margin(row: sources.Row, problems: list[str]) -> float:
     if margin is None:
         return 0.0
     if isinstance(margin, bool) or not isinstance(margin, int | float):
-        problems.append(f"'margin' must be a number, found {margin!r}")
+        problems.append(f"'margin' must be a number, found {margin!r:.60}")
+        return 0.0
+    if (fault := config.number_fault(margin)) is not None:
+        problems.append(f"'margin' {fault}")
         return 0.0
     return float(margin)

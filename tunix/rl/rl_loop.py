@@ -74,6 +74,8 @@ class RLLoop:
             with interrupt.graceful_interrupt() as stop, self._rollouts:
                 while not stop.requested and not self._is_complete() and self._step():
                     pass
+                if not stop.requested:
+                    self._cluster.require_learned()
                 self._finish()
         finally:
             if self._progress is not None:

@@ -1,9 +1,9 @@
-"""Watching for skipped steps: says which were skipped and why, and keeps their batches."""
+"""Watching for numbers that are none: which steps were skipped and why, and when to give up."""
 
 import collections
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,33 @@ _LOG = logging.getLogger(__name__)
 
 MAX_DUMPS = 10
 """Batches saved per run: enough to replay the fault, too few to fill the disk."""
+
+
+class DivergedError(ValueError):
+    """A training that came to weights or losses that are not finite: nothing learns from them."""
+
+
+def require_finite(arrays: Mapping[str, Any], step: int) -> None:
+    """Raise if an array that ``step`` left behind holds NaN or infinity.
+
+    Raises:
+        DivergedError: Names the arrays.
+    """
+    floating = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    counts = jax.device_get(_count_bad(floating))
+    bad = [f"{int(n)} of {floating[name].size} values of {name}" for name, n in counts.items() if n]
+    if bad:
+        more = f" and {len(bad) - 3} other arrays" if len(bad) > 3 else ""
+        raise DivergedError(
+            f"after step {step} the weights are not finite: {', '.join(bad[:3])}{more}. They are "
+            "not saved, and checkpoints before them are sound. Lower the learning rate, warm it "
+            "up, or bound the gradient (max_grad_norm), and start from a sound checkpoint"
+        )
+
+
+@jax.jit
+def _count_bad(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: (~jnp.isfinite(x)).sum() for name, x in arrays.items()}
 
 
 def dump_directory(config: training_config.TrainingConfig) -> pathlib.Path | None:
@@ -45,6 +72,33 @@ class SkippedStepWatch:
             collections.deque()
         )
         self._dumps = 0
+        self._skipped = 0
+        self.skipped_last = 0
+        """Steps in a row, up to the last one known, that were not finite; part of a checkpoint."""
+
+    def require_learned(self, steps: int, skipped: int) -> None:
+        """Raise if the losses at the end were not finite: of every step, or of the last two.
+
+        One such batch is an accident, and its step was skipped. Call it when all steps are known.
+
+        Args:
+            steps: Of the whole run.
+            skipped: How many of them were not finite.
+
+        Raises:
+            DivergedError: Says how many steps changed nothing.
+        """
+        if skipped and (skipped == steps or self.skipped_last > 1):
+            raise DivergedError(
+                f"loss or gradient was not finite in {skipped} of {steps} steps, the last "
+                f"{self.skipped_last} in a row, and these changed nothing; look at the batches of "
+                "the warnings above, and lower the learning rate if it is not the data"
+            )
+
+    @property
+    def skipped(self) -> int:
+        """Steps known to be skipped because they were not finite."""
+        return self._skipped
 
     def add(self, handle: step_handle.StepHandle, micro_batches: Sequence[Any]) -> None:
         """Watch a step that was just dispatched, and look at those that are done."""
@@ -59,6 +113,8 @@ class SkippedStepWatch:
 
     def _check(self, handle: step_handle.StepHandle, micro_batches: Sequence[Any]) -> None:
         status = int(handle.metrics["status"])
+        self._skipped += status == train_step.NONFINITE
+        self.skipped_last = self.skipped_last + 1 if status == train_step.NONFINITE else 0
         if status == train_step.EMPTY:
             _LOG.warning(
                 "step %d was skipped: nothing in its batch has loss weight; check the data's masks",

@@ -161,6 +161,7 @@ class PeftTrainer:
 
         Raises:
             TrainingInterrupted: After SIGINT, when the step was finished and saved.
+            DivergedError: If weights, or the losses at the end, are not finite.
             ValueError: If there is something to measure at evaluations, and no ``eval_ds``.
         """
         self._stepper.set_jit(not skip_jit)
@@ -239,13 +240,18 @@ class PeftTrainer:
             data_state: Position in the data, see ``TrainData.state``.
             metrics: The evaluation after this step, by which the best checkpoint is known.
             force: Save even where the options would not.
+
+        Raises:
+            DivergedError: If the weights are not finite; they are not saved.
         """
         self._stepper.report_skipped()
+        self._stepper.require_finite(self._train_steps)
         position = resume.Position(
             iter_steps=self._iter_steps,
             data_state=data_state or {},
             custom=self.custom_checkpoint_metadata(),
             stopping=None if self.stopping is None else self.stopping.get_state(),
+            skipped_last=self._stepper.watch.skipped_last,
         )
         return resume.save(
             self.checkpoint_manager,
@@ -259,6 +265,14 @@ class PeftTrainer:
     def custom_checkpoint_metadata(self) -> dict[str, Any]:
         """Return what else a checkpoint should hold; override it. JSON must be able to hold it."""
         return {}
+
+    def require_learned(self) -> None:
+        """Wait for all steps in flight, and raise if the training came to numbers that are none.
+
+        Raises:
+            DivergedError: If the weights are not finite, or the losses at the end were not.
+        """
+        self._stepper.require_learned(self._train_steps)
 
     def wait(self) -> None:
         """Wait for all steps in flight and report those that were skipped."""
@@ -326,6 +340,7 @@ class PeftTrainer:
         state, self._train_steps, self._restored = found
         self._stepper.replace_state(state)
         self._iter_steps = self._restored.iter_steps
+        self._stepper.watch.skipped_last = self._restored.skipped_last
         if self.stopping is not None and self._restored.stopping is not None:
             self.stopping.set_state(self._restored.stopping)
         self._data_behind = self._restored

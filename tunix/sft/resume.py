@@ -22,6 +22,8 @@ class Position:
     """What the user of the trainer wants back."""
     stopping: Mapping[str, Any] | None = None
     """State of early stopping."""
+    skipped_last: int = 0
+    """Steps in a row, up to this one, whose loss or gradient was not finite."""
 
 
 def save(

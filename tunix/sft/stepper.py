@@ -49,7 +49,7 @@ class Stepper:
         self._has_aux, self._jit = False, True
         self._data_sharding_axis = tuple(data_sharding_axis)
         self._throttler = inflight_throttler.InflightThrottler(max_inflight)
-        self._watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
+        self.watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
         self._functions: train_step.StepFunctions | None = None
         self._computed: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._split, params, variables = train_state.split_model(model)
@@ -116,7 +116,10 @@ class Stepper:
             self.state, metrics = functions.apply(state, sums)
         self.write_back()
         self._throttler.add_computation(metrics["loss"])
-        self._watch.add(step_handle.StepHandle(number, metrics), micro_batches)
+        skipped = self.watch.skipped
+        self.watch.add(step_handle.StepHandle(number, metrics), micro_batches)
+        if self.watch.skipped > skipped:  # by its batch, or because no batch can be learned now
+            self.require_finite(number)
         return metrics
 
     def evaluate(self, inputs: Mapping[str, Any]) -> loss_output.LossOutput:
@@ -149,9 +152,19 @@ class Stepper:
         placed = self._placed(inputs, replicate_uneven=True)
         return self._computed[1](state.params, state.variables, self._split.frozen, placed)
 
+    def require_finite(self, step: int) -> None:
+        """Raise ``DivergedError`` if what training changes holds NaN or infinity after ``step``."""
+        nonfinite.require_finite({**self.state.params, **self.state.variables}, step)
+
+    def require_learned(self, step: int) -> None:
+        """Wait for all steps; raise ``DivergedError`` if the training ended in no numbers."""
+        self.wait()
+        self.require_finite(step)
+        self.watch.require_learned(int(self.state.step), int(self.state.skipped))
+
     def report_skipped(self) -> None:
         """Wait until the status of every step is known, and report those that were skipped."""
-        self._watch.flush()
+        self.watch.flush()
 
     def wait(self) -> None:
         """Wait for all steps in flight and report those that were skipped."""

@@ -64,6 +64,9 @@ class TrainingLoop:
                 self._recorder.restart_clock()
                 while not stop.requested and not self._is_complete() and self._step():
                     pass
+                if not stop.requested:
+                    self._recorder.drain()
+                    trainer.require_learned()
                 self._finish()
         finally:
             self._profiler.stop()

@@ -6,11 +6,19 @@ is a sentence.
 
 import dataclasses
 import difflib
+import math
 import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
+
+import numpy as np
+
+ANY_SIZE: Mapping[str, bool] = {"any_size": True}
+"""Metadata of a whole-number field that no device sees, such as bytes on a disk."""
+
+_FLOAT32, _INT32 = np.finfo(np.float32), np.iinfo(np.int32)
 
 
 class ConfigError(ValueError):
@@ -87,19 +95,72 @@ def _fits(value: object, kind: object) -> bool:
     return not (kind is int and isinstance(value, float)) or value.is_integer()
 
 
+def number_problems(settings: "Config") -> Iterator[str]:
+    """Yield one sentence per field with a number that devices cannot hold, in lists and tables too.
+
+    They compute in float32 and int32, where 1e39 is infinite and 1e-50 is 0.
+    """
+    for field in dataclasses.fields(settings):
+        for number in _numbers(vars(settings)[field.name]):
+            fault = number_fault(number, any_size="any_size" in field.metadata)
+            if fault is not None:
+                yield f"{field.name} {fault}"
+                break
+
+
+def number_fault(number: float, *, any_size: bool = False) -> str | None:
+    """Return why devices cannot hold ``number``, as the end of a sentence, or ``None``.
+
+    Args:
+        number: A Python or NumPy number; whole ones count by their type.
+        any_size: Whether a whole number may be larger than int32 holds.
+    """
+    if isinstance(number, int | np.integer):
+        if any_size or _INT32.min <= number <= _INT32.max:
+            return None
+        bound = f"at least {_INT32.min}" if number < 0 else f"at most {_INT32.max}"
+        return f"must be {bound}, got {_short(number)}"
+    size = abs(float(number))
+    if not math.isfinite(size):
+        return f"must be a finite number, got {float(number)}"
+    if size > float(_FLOAT32.max):
+        return f"must be a finite number in float32 (at most 3.4e38), got {float(number)}"
+    if 0.0 < size < float(_FLOAT32.tiny):
+        return f"must be 0 or a number that float32 holds (at least 1.2e-38), got {float(number)}"
+    return None
+
+
+def _numbers(value: object) -> Iterator[Any]:
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+
+
+def _short(number: int | np.integer) -> str:
+    """Return a whole number in words that fit a line; Python refuses to write very long ones."""
+    digits = int(number).bit_length() * math.log10(2)
+    return str(number) if digits < 30 else f"a number of about {round(digits)} digits"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """An immutable bag of settings that is valid by construction.
 
     Subclasses override :meth:`problems`, never ``__post_init__``: the checks of
     every ancestor always run, and a user sees all mistakes in one message. Checks need not ask
-    whether numbers are numbers: that is done for them.
+    whether numbers are numbers, finite and within int32: that is done for them.
     """
 
     def __post_init__(self) -> None:
         """Raise one error that lists every problem."""
-        found = list(type_problems(self))
-        reported = {problem.split()[0] for problem in found}
+        # A sentence begins with its field; one that is reported is not compared with others too.
+        by_field = {p.split()[0]: p for p in [*number_problems(self), *type_problems(self)]}
+        found, reported = list(by_field.values()), set(by_field)
         try:
             for problem in self.problems():
                 if problem.split()[0] not in reported:

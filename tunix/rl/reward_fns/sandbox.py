@@ -47,10 +47,10 @@ class SandboxLimits(config_lib.Config):
     memory_mib: int = 512
     """Address space."""
 
-    output_bytes: int = 65_536
+    output_bytes: int = dataclasses.field(default=65_536, metadata=config_lib.ANY_SIZE)
     """What is kept of standard output and of standard error; the rest is cut off."""
 
-    file_bytes: int = 4 * MIB
+    file_bytes: int = dataclasses.field(default=4 * MIB, metadata=config_lib.ANY_SIZE)
     """Size of any file it writes, output included; beyond it is killed."""
 
     require_isolation: bool = False
