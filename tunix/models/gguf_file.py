@@ -10,29 +10,20 @@ import math
 import mmap
 import pathlib
 import struct
+import types
 from collections.abc import Mapping
 from typing import Any
 
-import gguf
 import numpy as np
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
+# Kinds of values, by the numbers that the format gives them.
 _SCALARS: Mapping[int, struct.Struct] = {
-    gguf.GGUFValueType.UINT8: struct.Struct("<B"),
-    gguf.GGUFValueType.INT8: struct.Struct("<b"),
-    gguf.GGUFValueType.UINT16: struct.Struct("<H"),
-    gguf.GGUFValueType.INT16: struct.Struct("<h"),
-    gguf.GGUFValueType.UINT32: struct.Struct("<I"),
-    gguf.GGUFValueType.INT32: struct.Struct("<i"),
-    gguf.GGUFValueType.FLOAT32: struct.Struct("<f"),
-    gguf.GGUFValueType.BOOL: struct.Struct("<?"),
-    gguf.GGUFValueType.UINT64: struct.Struct("<Q"),
-    gguf.GGUFValueType.INT64: struct.Struct("<q"),
-    gguf.GGUFValueType.FLOAT64: struct.Struct("<d"),
-}
-_UINT32 = gguf.GGUFValueType.UINT32
-_UINT64 = gguf.GGUFValueType.UINT64
+    kind: struct.Struct(f"<{letter}")
+    for kind, letter in {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}.items()
+} | {10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d")}
+_UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
 _ROW_ELEMENTS = 4_096
 """Numbers decoded per row of blocks; ``gguf.dequantize`` takes twice as long for short rows."""
 
@@ -44,12 +35,13 @@ class GGUFError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
     shape: tuple[int, ...]
-    kind: gguf.GGMLQuantizationType
+    kind: Any
+    """A member of ``gguf.GGMLQuantizationType``."""
     start: int
 
     @property
     def num_bytes(self) -> int:
-        block, size = gguf.GGML_QUANT_SIZES[self.kind]
+        block, size = _package().GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
 
@@ -93,14 +85,25 @@ class GGUFFile:
         """
         tensor = self._tensors[name]
         flat = np.frombuffer(self._bytes, np.uint8, tensor.num_bytes, tensor.start)
-        block, size = gguf.GGML_QUANT_SIZES[tensor.kind]
+        block, size = _package().GGML_QUANT_SIZES[tensor.kind]
         blocks_a_row = math.gcd(len(flat) // size, _ROW_ELEMENTS // block)
         rows = flat.reshape(-1, blocks_a_row * size)
         try:
-            decoded = gguf.dequantize(rows, tensor.kind)
+            decoded = _package().dequantize(rows, tensor.kind)
         except NotImplementedError as error:
             raise GGUFError(f"{self.path}: tensor {name}: {error}") from error
         return decoded.reshape(tensor.shape)
+
+
+def _package() -> types.ModuleType:
+    """Return the ``gguf`` package, which knows the quantisations; only GGUF files need it."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise ImportError(
+            "reading a GGUF file needs the package gguf: pip install 'tunix[gguf]'"
+        ) from error
+    return gguf
 
 
 class _Cursor:
@@ -123,9 +126,9 @@ class _Cursor:
         return self.data[start : self.offset].decode("utf-8")
 
     def value(self, kind: int) -> Any:
-        if kind == gguf.GGUFValueType.STRING:
+        if kind == _STRING:
             return self.string()
-        if kind != gguf.GGUFValueType.ARRAY:
+        if kind != _ARRAY:
             return self.scalar(kind)
         item, length = self.scalar(_UINT32), self.scalar(_UINT64)
         if item not in _SCALARS:
@@ -151,9 +154,9 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Tensor]]:
         name = cursor.string()
         rank = cursor.scalar(_UINT32)
         shape = tuple(cursor.scalar(_UINT64) for _ in range(rank))[::-1]  # stored inside out
-        kind = gguf.GGMLQuantizationType(cursor.scalar(_UINT32))
+        kind = _package().GGMLQuantizationType(cursor.scalar(_UINT32))
         infos.append((name, shape, kind, cursor.scalar(_UINT64)))
-    alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    alignment = metadata.get("general.alignment", _package().GGUF_DEFAULT_ALIGNMENT)
     start = -(-cursor.offset // alignment) * alignment
     return metadata, {
         name: _Tensor(shape, kind, start + offset) for name, shape, kind, offset in infos

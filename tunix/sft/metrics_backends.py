@@ -121,9 +121,17 @@ class TensorboardBackend:
     Args:
         log_dir: Directory of the event files.
         title: Shown on the text tab: which project and run this is.
+
+    Raises:
+        ImportError: If ``tensorboardX`` is not installed.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], title: str = ""):
+        if importlib.util.find_spec("tensorboardX") is None:
+            raise ImportError(
+                "event files for TensorBoard need the package tensorboardX: "
+                "pip install 'tunix[tensorboard]'"
+            )
         self._log_dir = str(log_dir)
         self._title = title
         self._purge_step: int | None = None

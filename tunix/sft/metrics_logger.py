@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import enum
+import logging
 import pathlib
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ import numpy as np
 
 from tunix.sft import metrics_backends, metrics_writer
 from tunix.utils import config as config_lib
+
+_LOG = logging.getLogger(__name__)
 
 HISTORY = 1024
 """Values of each metric kept in memory; the backends keep all."""
@@ -46,7 +49,8 @@ class MetricsLoggerOptions(config_lib.Config):
     wandb: Literal["online", "offline"] | None = None
     """Whether to log to Weights and Biases too; ``offline`` only writes files in ``log_dir``."""
     backend_factories: list[BackendFactory] | None = None
-    """What makes the backends; JSON lines, TensorBoard and, if asked for, W&B if not given."""
+    """What makes the backends. If not given: JSON lines, TensorBoard where ``tensorboardX`` is
+    installed and, if asked for, W&B."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these options."""
@@ -68,10 +72,11 @@ class MetricsLoggerOptions(config_lib.Config):
         if self.backend_factories is not None:
             return [factory() for factory in self.backend_factories]
         title = "/".join(filter(None, (self.project_name, self.run_name)))
-        backends: list[LoggingBackend] = [
-            JsonLinesBackend(self.directory / "metrics.jsonl"),
-            TensorboardBackend(self.directory / "tensorboard", title),
-        ]
+        backends: list[LoggingBackend] = [JsonLinesBackend(self.directory / "metrics.jsonl")]
+        try:
+            backends.append(TensorboardBackend(self.directory / "tensorboard", title))
+        except ImportError as error:  # nobody asked for it by name, and nothing is lost
+            _LOG.warning("%s; metrics.jsonl has the same numbers", error)
         if self.wandb is not None:
             backends.append(
                 WandbBackend(self.directory, self.project_name, self.run_name, self.wandb)

@@ -50,13 +50,19 @@ def save_curves(
 
     Raises:
         ValueError: If there is nothing to draw.
+        ImportError: If ``matplotlib`` is not installed.
     """
     if not any(len(steps) for steps, _ in series.values()):
         raise ValueError(f"nothing to plot in {path}: all series are empty")
-    # Imported here: it is slow, and most runs draw nothing. No pyplot: it has global state.
-    from matplotlib.figure import Figure
+    # Imported here: it is slow, and an extra. No pyplot: it has global state.
+    try:
+        from matplotlib import figure as figure_lib
+    except ImportError as error:
+        raise ImportError(
+            "drawing needs the package matplotlib: pip install 'tunix[plots]'"
+        ) from error
 
-    figure = Figure(figsize=(8, 4.5), dpi=144, layout="constrained")
+    figure = figure_lib.Figure(figsize=(8, 4.5), dpi=144, layout="constrained")
     axes = figure.add_subplot()
     for i, (name, (steps, values)) in enumerate(series.items()):
         color = _COLORS[i % len(_COLORS)]
