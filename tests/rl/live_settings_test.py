@@ -148,7 +148,9 @@ ELSEWHERE = {
             "memory_mib",
             "output_bytes",
             "file_bytes",
+            "disk_mib",
             "require_isolation",
+            "allow_root",
         )
     },
 }
