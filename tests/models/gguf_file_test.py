@@ -1,5 +1,7 @@
 """The parser of GGUF files reads what the reference reader reads, and names damaged files."""
 
+import struct
+
 import gguf
 import numpy as np
 import pytest
@@ -77,3 +79,93 @@ def test_an_unknown_version_is_told(path):
     path.write_bytes(data)
     with pytest.raises(gguf_file.GGUFError, match=r"version 9 is not one of \[2, 3\]"):
         gguf_file.GGUFFile(path)
+
+
+def write_by_hand(path, entries=(), tensors=(), data=b""):
+    """Write a header of ``entries`` (key, kind, packed value) and ``tensors``, and ``data``."""
+
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries))
+    for key, kind, packed in entries:
+        header += text(key) + struct.pack("<I", kind) + packed
+    for name, shape, kind, offset in tensors:
+        header += text(name) + struct.pack("<I", len(shape))
+        header += struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", kind, offset)
+    path.write_bytes(header + b"\0" * (-len(header) % 32) + data)
+
+
+UINT32, FLOAT32, ARRAY = (
+    gguf.GGUFValueType.UINT32,
+    gguf.GGUFValueType.FLOAT32,
+    gguf.GGUFValueType.ARRAY,
+)
+F32, Q8_0 = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0
+ALIGNMENT = "general.alignment"
+
+
+def test_a_file_written_by_hand_is_read(tmp_path):
+    path = tmp_path / "hand.gguf"
+    data = struct.pack("<16f", *range(16))
+    tensors = [("b", (2,), F32, 32), ("a", (2, 3), F32, 0)]
+    write_by_hand(path, [(ALIGNMENT, UINT32, struct.pack("<I", 32))], tensors, data)
+    found = gguf_file.GGUFFile(path)
+    assert found.read("a").tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert found.read("b").tolist() == [8, 9]
+
+
+@pytest.mark.parametrize(
+    ("entries", "tensors", "message"),
+    [
+        pytest.param(
+            [(ALIGNMENT, UINT32, struct.pack("<I", 0))], [], "alignment must be", id="alignment 0"
+        ),
+        pytest.param(
+            [(ALIGNMENT, FLOAT32, struct.pack("<f", 1.5))], [], "alignment must be", id="fraction"
+        ),
+        pytest.param(
+            [(ALIGNMENT, ARRAY, struct.pack("<IQI", UINT32, 1, 32))],
+            [],
+            r"alignment must be a positive number, got \[32\]",
+            id="alignment as list",
+        ),
+        pytest.param(
+            [("a", ARRAY, struct.pack("<IQ", ARRAY, 1) * 5000)], [], "header", id="lists in lists"
+        ),
+        pytest.param(
+            [("a", ARRAY, struct.pack("<IQ", UINT32, 2**60))], [], "header", id="an endless list"
+        ),
+        pytest.param(
+            [("a", ARRAY, struct.pack("<IQ", gguf.GGUFValueType.STRING, 2**60))],
+            [],
+            "header",
+            id="an endless list of texts",
+        ),
+        pytest.param(
+            [("a", UINT32, b"\1\0\0\0")] * 2, [], "metadata a stands in it twice", id="a key twice"
+        ),
+        pytest.param(
+            [], [("a", (2,), F32, 0)] * 2, "tensor a stands in it twice", id="a tensor twice"
+        ),
+        pytest.param(
+            [],
+            [("a", (8,), F32, 0), ("b", (8,), F32, 16)],
+            r"tensor b begins at byte \d+, inside a",
+            id="tensors overlap",
+        ),
+        pytest.param(
+            [], [("a", (30,), Q8_0, 0)], r"shape \(30,\), which Q8_0 cannot", id="part of a block"
+        ),
+        pytest.param([], [("a", (0, 4), F32, 0)], r"shape \(4, 0\)", id="a size of 0"),
+        pytest.param([], [("a", (), F32, 0)], r"shape \(\)", id="no axis"),
+        pytest.param([], [("a", (2**62, 4), F32, 0)], "header promises", id="an endless tensor"),
+        pytest.param([], [("a", (4,), F32, 2**63)], "header promises", id="behind the file"),
+    ],
+)
+def test_a_header_that_no_writer_makes_is_refused(entries, tensors, message, tmp_path):
+    path = tmp_path / "hand.gguf"
+    write_by_hand(path, entries, tensors, bytes(64))
+    with pytest.raises(gguf_file.GGUFError, match=message) as error:
+        gguf_file.GGUFFile(path)
+    assert str(path) in str(error.value)

@@ -180,3 +180,55 @@ def test_metadata_becomes_the_config_of_the_same_model(tmp_path):
     theirs = hf_config.config_from_hf(hf_config.read_config(tmp_path / "config.json"))
     ours = hf_config.config_from_hf(gguf_loader.GGUFCheckpoint(tmp_path / "tiny.gguf").config)
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.block_count", 2**31, "block_count must be a whole number of at most 10,000"),
+        ("llama.block_count", 2**32 - 1, "block_count must be a whole number of at most 10,000"),
+        ("llama.block_count", 9_999, "9999 layers, and the checkpoint has 30 tensors in all"),
+        ("llama.block_count", 2.5, "block_count must be a whole number"),
+        ("llama.block_count", True, "block_count must be a positive number, got True"),
+        ("llama.block_count", "3", "block_count must be a positive number, got '3'"),
+        ("llama.embedding_length", float("inf"), "embedding_length must be a positive number"),
+        ("llama.attention.head_count", float("nan"), "head_count must be a positive number"),
+        ("llama.attention.head_count", 2**31, "num_attention_heads must be a positive integer"),
+        ("llama.attention.key_length", 0, "key_length must be a positive number, got 0"),
+        ("llama.rope.freq_base", -1.0, "freq_base must be a positive number, got -1.0"),
+    ],
+)
+def test_a_size_that_no_model_has_is_refused_at_once(key, value, message, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    kind = gguf.GGUFValueType.FLOAT64 if isinstance(value, float) else None
+    if type(value) is int:
+        kind = gguf.GGUFValueType.UINT32
+
+    def replace(writer):
+        writer.kv_data[0].pop(key, None)
+        writer.add_key_value(key, value, kind or gguf.GGUFValueType.get_type(value))
+
+    gguf_writer.write(path, hf_llama.make(), extra=replace)
+    with pytest.raises(ValueError, match=message) as error:
+        load(path)
+    assert str(path) in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_an_embedding_that_is_no_matrix_is_refused(tmp_path):
+    path = tmp_path / "tiny.gguf"
+
+    def flat(writer):
+        writer.add_tensor("token_embd.weight", np.zeros(64, np.float32))
+
+    gguf_writer.write(path, hf_llama.make(), extra=flat, without=["token_embd.weight"])
+    with pytest.raises(config_lib.ConfigError, match=r"token_embd\.weight has shape \(64,\)"):
+        load(path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    path, hf = tmp_path / "tiny.gguf", hf_llama.make()
+    hf.model.norm.weight.data[3] = float("nan")
+    gguf_writer.write(path, hf)
+    with pytest.raises(weight_table.WeightsError, match=r"model\.norm\.weight holds NaN"):
+        load(path)

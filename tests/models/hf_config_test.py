@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from tests.models import hf_llama
-from tunix.models import hf_config
+from tunix.models import families, hf_config
 from tunix.models.llama3 import model as llama3
 from tunix.ops import rope
 from tunix.utils import config as config_lib
@@ -228,3 +228,90 @@ def test_a_config_written_by_transformers_is_read(tmp_path):
     hf_llama.make().config.save_pretrained(tmp_path)
     raw = hf_config.read_config(tmp_path / "config.json")
     assert hf_config.config_from_hf(raw) == hf_config.config_from_hf(RAW)
+
+
+STRANGE = (
+    [],
+    ["llama"],
+    [[]],
+    {},
+    {"a": {}},
+    {"rope_type": ["yarn"]},
+    {"rope_type": "linear", "factor": 10**400},
+    {"full_attention": 3, "sliding_attention": [1]},
+    "",
+    "x" * 10_000,
+    0,
+    -1,
+    1.5,
+    True,
+    10**9,
+    10**400,
+    float("nan"),
+    float("inf"),
+)
+"""What may stand where something else was meant."""
+
+
+def strange_configs():
+    """Yield a model type, a field and a config that says something strange there."""
+    text = {"hidden_activation": "gelu_pytorch_tanh"} | hf_llama.SIZES
+    more = ("layer_types", "sliding_window", "max_window_layers", "use_sliding_window")
+    more += ("rope_parameters", "num_experts", "sliding_window_pattern", "quantization_config")
+    more += ("max_position_embeddings", "hidden_act", "attention_bias", "query_pre_attn_scalar")
+    for family in families.FAMILIES.values():
+        for kind in family.hf_types:
+            raw = {"model_type": kind, **text}
+            if kind == "gemma3":
+                raw = {"model_type": kind, "text_config": text, "vision_config": {}}
+            for name in (*raw, *more):
+                yield kind, name, raw
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [pytest.param(name, raw, id=f"{kind}-{name}") for kind, name, raw in strange_configs()],
+)
+def test_a_strange_value_is_read_or_refused_with_file_and_reason(name, raw):
+    for value in STRANGE:
+        try:
+            found = hf_config.config_from_hf(raw | {name: value}, where="some/config.json")
+        except config_lib.ConfigError as error:
+            assert "Hugging Face config some/config.json" in str(error)
+            assert len(str(error)) < 2000
+        else:
+            assert found.num_layers < 100
+
+
+@pytest.mark.parametrize("found", [["llama"], {"a": 1}, 5, True, "x" * 10_000], ids=type)
+def test_a_model_type_that_is_no_name_is_refused(found):
+    (problem,) = problems_of(model_type=found)
+    assert "which is not supported; known are" in problem
+    assert len(problem) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [
+        ("num_hidden_layers", 10**9, "10,000"),
+        ("num_hidden_layers", 10_001, "10,000"),
+        ("vocab_size", 2**31, "16,777,216"),
+        ("hidden_size", 10**30, "16,777,216"),
+    ],
+)
+def test_a_size_beyond_all_models_is_refused_with_the_limit(name, value, most):
+    (problem,) = problems_of(**{name: value})
+    assert problem.startswith(f"{name} must be a positive integer of at most {most}, got ")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"5", b"", b"\xff", b"[" * 100_000, b'{"a": ' + b"1" * 10_000 + b"}", b'{"a": 1, "a": 2}'],
+    ids=["a number", "empty", "no text", "nested", "digits", "a field twice"],
+)
+def test_a_file_of_anything_else_is_named(data, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(data)
+    with pytest.raises(config_lib.ConfigError) as error:
+        hf_config.read_config(path)
+    assert str(path) in str(error.value)

@@ -12,6 +12,7 @@ from flax import nnx
 from tunix.models import dummy_model_creator, lora, weight_table, weights
 from tunix.models.llama3 import model as llama3
 from tunix.models.llama3 import params
+from tunix.models.qwen3 import params as qwen3_params
 from tunix.models.transformer import sharding
 from tunix.models.weight_table import Weight
 
@@ -212,3 +213,42 @@ def test_a_layout_permutes_axes_and_back():
 def test_a_layout_that_is_no_permutation_is_an_error(layout):
     with pytest.raises(ValueError, match="not a permutation of 2 axes"):
         weight_table.slots([Weight("x", "w", layout)], {"w": (2, 2)}, num_layers=1)
+
+
+@pytest.mark.parametrize("config", [TINY, UNROLLED], ids=["scanned", "unrolled"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(value, config):
+    source = checkpoint(config)
+    for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.weight"):
+        source.arrays[name] = source.arrays[name].copy()
+        source.arrays[name].flat[-1] = value
+    problems = problems_of(config, source)
+    assert set(problems[:-1]) == {
+        "checkpoint tensor model.norm.weight holds NaN or infinite numbers",
+        "checkpoint tensor model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers",
+    }
+    assert "take a checkpoint from before it failed" in problems[-1]
+
+
+def test_weights_that_overflow_in_the_dtype_of_the_model_are_refused():
+    source = checkpoint(TINY)
+    source.arrays["model.norm.weight"] = np.full(8, 3.4e38, np.float32)
+    assert float(load(TINY, source).norm.scale[...][0]) == np.float32(3.4e38)
+    found = problems_of(dataclasses.replace(TINY, param_dtype="bfloat16"), source)
+    assert "model.norm.weight holds NaN or infinite numbers" in found[0]
+
+
+@pytest.mark.parametrize("config", [TINY, UNROLLED], ids=["scanned", "unrolled"])
+def test_more_layers_than_tensors_are_one_sentence(config):
+    source = checkpoint(config)
+    many = dataclasses.replace(config, num_layers=10_000)
+    assert problems_of(many, source) == (
+        "the config says 10000 layers, and the checkpoint has 30 tensors in all; correct the "
+        "config, or fetch the other files",
+    )
+
+
+def test_more_experts_than_tensors_are_one_sentence():
+    config = dataclasses.replace(TINY, num_experts=10_000, num_experts_per_tok=1)
+    found = problems_of(config, checkpoint(TINY), qwen3_params.WEIGHTS)
+    assert "3 layers of 10000 experts, and the checkpoint has 30 tensors" in found[0]

@@ -6,6 +6,7 @@ vocabulary entry, which takes seconds. Quantised blocks are decoded by that pack
 """
 
 import dataclasses
+import itertools
 import math
 import mmap
 import pathlib
@@ -44,6 +45,10 @@ class _Tensor:
         block, size = _package().GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
+    @property
+    def end(self) -> int:
+        return self.start + self.num_bytes
+
 
 class GGUFFile:
     """One mapped file: ``metadata``, ``shapes`` and, by name, the tensors."""
@@ -63,9 +68,10 @@ class GGUFFile:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self.metadata, self._tensors = _parse(_Cursor(self._bytes, offset=len(_MAGIC)))
-        except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+            _check_places(self._tensors)
+        except (struct.error, UnicodeDecodeError, KeyError, ValueError, RecursionError) as error:
             raise GGUFError(f"{self.path}: cannot read its header: {error}") from error
-        end = max((t.start + t.num_bytes for t in self._tensors.values()), default=0)
+        end = max((tensor.end for tensor in self._tensors.values()), default=0)
         if end > len(self._bytes):
             raise GGUFError(
                 f"{self.path}: has {len(self._bytes)} bytes where its header promises {end}; "
@@ -148,6 +154,8 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Tensor]]:
     metadata = {}
     for _ in range(num_entries):
         key = cursor.string()
+        if key in metadata:
+            raise ValueError(f"metadata {key} stands in it twice")
         metadata[key] = cursor.value(cursor.scalar(_UINT32))
     infos = []
     for _ in range(num_tensors):
@@ -157,7 +165,30 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, _Tensor]]:
         kind = _package().GGMLQuantizationType(cursor.scalar(_UINT32))
         infos.append((name, shape, kind, cursor.scalar(_UINT64)))
     alignment = metadata.get("general.alignment", _package().GGUF_DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1:
+        raise ValueError(f"general.alignment must be a positive number, got {alignment!r}")
     start = -(-cursor.offset // alignment) * alignment
-    return metadata, {
-        name: _Tensor(shape, kind, start + offset) for name, shape, kind, offset in infos
-    }
+    tensors: dict[str, _Tensor] = {}
+    for name, shape, kind, offset in infos:
+        if name in tensors:
+            raise ValueError(f"tensor {name} stands in it twice")
+        tensors[name] = _Tensor(shape, kind, start + offset)
+    return metadata, tensors
+
+
+def _check_places(tensors: Mapping[str, _Tensor]) -> None:
+    """Raise unless every tensor is made of whole blocks, and none lies in another."""
+    for name, tensor in tensors.items():
+        block, _ = _package().GGML_QUANT_SIZES[tensor.kind]
+        if not tensor.shape or 0 in tensor.shape or tensor.shape[-1] % block:
+            raise ValueError(
+                f"tensor {name} has shape {tensor.shape}, which {tensor.kind.name} cannot have "
+                f"(rows of a multiple of {block} numbers)"
+            )
+    placed = sorted(tensors.items(), key=lambda item: item[1].start)
+    for (name, one), (other, behind) in itertools.pairwise(placed):
+        if behind.start < one.end:
+            raise ValueError(
+                f"tensor {other} begins at byte {behind.start}, inside {name}, which ends at "
+                f"{one.end}; download it again"
+            )

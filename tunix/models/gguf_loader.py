@@ -5,13 +5,15 @@ row order, so that one config reader and one weight table serve both formats.
 """
 
 import dataclasses
+import math
 import pathlib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tunix.models import gguf_file
+from tunix.models import gguf_file, hf_fields
 from tunix.ops import rope
 from tunix.utils import config
 
@@ -137,17 +139,30 @@ class _Metadata:
     def number(self, key: str, default: Any = None) -> Any:
         """Return a positive number; some architectures list one a layer, which is refused."""
         value = self.get(key, default)
-        if isinstance(value, int | float) and value > 0:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and 0 < value < math.inf:
             return value
-        found = "is missing" if value is None else f"must be a positive number, got {value!r}"
+        shown = reprlib.repr(value)
+        found = "is missing" if value is None else f"must be a positive number, got {shown}"
         self.problems.append(f"metadata {self.architecture}.{key} {found}")
+        return 1
+
+    def count(self, key: str) -> int:
+        """Return a positive whole number of what is gone through one by one."""
+        value = self.number(key)
+        if isinstance(value, int) and value <= hf_fields.MOST_COUNTED:
+            return value
+        self.problems.append(
+            f"metadata {self.architecture}.{key} must be a whole number of at most "
+            f"{hf_fields.MOST_COUNTED:,}, got {value}"
+        )
         return 1
 
     def refuse(self, key: str, *allowed: Any) -> None:
         value = self.get(key)
         if value is not None and value not in allowed:
             self.problems.append(
-                f"metadata {self.architecture}.{key} is {value!r}, which is not supported "
+                f"metadata {self.architecture}.{key} is {reprlib.repr(value)}, which is not supported "
                 f"(only {' or '.join(map(repr, allowed)) or 'no such entry'})"
             )
 
@@ -166,11 +181,12 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
             f"{list(_ARCHITECTURES)}{hint}"
         )
         metadata.raise_problems()
-    embedding = file.shapes.get("token_embd.weight")
-    if embedding is None:
-        metadata.problems.append("tensor token_embd.weight is missing")
+    embedding = file.shapes.get("token_embd.weight", ())
+    if len(embedding) != 2:
+        found = f"has shape {embedding}" if embedding else "is missing"
+        metadata.problems.append(f"tensor token_embd.weight {found}; expected a matrix")
     heads, width = metadata.number("attention.head_count"), metadata.number("embedding_length")
-    layers, hidden = metadata.number("block_count"), metadata.number("feed_forward_length")
+    layers, hidden = metadata.count("block_count"), metadata.number("feed_forward_length")
     eps = metadata.number("attention.layer_norm_rms_epsilon")
     head_dim = metadata.number("attention.key_length", max(1, width // heads))
     metadata.refuse("attention.value_length", head_dim)
@@ -179,7 +195,7 @@ def _hf_config(metadata: _Metadata, file: gguf_file.GGUFFile) -> dict[str, Any]:
     metadata.raise_problems()
     result = {
         "model_type": _ARCHITECTURES[architecture].hf_type,
-        "vocab_size": embedding[0] if embedding else None,
+        "vocab_size": embedding[0],
         "hidden_size": width,
         "intermediate_size": hidden,
         "num_hidden_layers": layers,

@@ -1,13 +1,12 @@
 """Hugging Face ``config.json`` -> our config, refusing what we cannot represent."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from tunix.models import families, hf_fields
 from tunix.models.transformer import config as config_lib
-from tunix.utils import config
+from tunix.utils import config, json_object
 
 CONFIG_NAME = "config.json"
 
@@ -29,9 +28,14 @@ def config_from_hf(
     """
     family = family_of(raw, where=where)
     fields = hf_fields.HFFields(raw, where)
-    architecture = family.read_config(fields)
-    fields.raise_problems()
-    return family.config_class(**architecture, **runtime)
+    try:
+        architecture = family.read_config(fields)
+        fields.raise_problems()
+        return family.config_class(**architecture, **runtime)
+    except config.ConfigError as error:
+        # Whatever part of the config has noticed it: the file is what a user can look into.
+        problems = dict.fromkeys([*fields.problems, *error.problems])
+        raise config.ConfigError(f"Hugging Face config {where}", problems) from error
 
 
 def family_of(raw: Mapping[str, Any], *, where: str = CONFIG_NAME) -> families.Family:
@@ -46,10 +50,10 @@ def family_of(raw: Mapping[str, Any], *, where: str = CONFIG_NAME) -> families.F
         for model_type in family.hf_types
     }
     found = raw.get("model_type")
-    if found not in by_type:
+    if not isinstance(found, str) or found not in by_type:
         hint = config.did_you_mean(str(found), by_type)
         problem = (
-            f"model_type is {found!r}, which is not supported; known are {list(by_type)}{hint}"
+            f"model_type is {hf_fields.shown(found)}, which is not supported; known are {list(by_type)}{hint}"
         )
         raise config.ConfigError(f"Hugging Face config {where}", [problem])
     return by_type[found]
@@ -59,16 +63,11 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     """Return a parsed ``config.json``.
 
     Raises:
-        ConfigError: If the file is not a JSON object.
+        ConfigError: If the file is not a JSON object, or has a field twice.
         OSError: If it cannot be read.
     """
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    data = pathlib.Path(path).read_bytes()
     try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        problem = f"not JSON: {error}"
-        raise config.ConfigError(f"Hugging Face config {path}", [problem]) from error
-    if not isinstance(raw, dict):
-        problem = f"expected a JSON object, found {type(raw).__name__}"
-        raise config.ConfigError(f"Hugging Face config {path}", [problem])
-    return raw
+        return json_object.parse(data)
+    except ValueError as error:
+        raise config.ConfigError(f"Hugging Face config {path}", [str(error)]) from error

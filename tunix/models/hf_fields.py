@@ -4,7 +4,8 @@ A family asks for what it can represent; what it cannot, it names together with 
 value it can live with. Nothing here knows a family.
 """
 
-import math
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,24 @@ LAYER_TYPES: Mapping[str, config_lib.AttentionType] = {
     "sliding_attention": "local",
 }
 """What a layer attends to, by transformers' word for it."""
+
+_MOST = 2**24
+"""Of any size: beyond all models there are, and what makes arrays that nothing can count."""
+MOST_COUNTED = 10_000
+"""Of what is gone through one by one."""
+_COUNTED = (
+    "num_hidden_layers",
+    "num_experts",
+    "num_local_experts",
+    "sliding_window_pattern",
+    "_sliding_window_pattern",
+)
+_LENGTHS = ("max_position_embeddings", "sliding_window")
+"""Lengths of texts: some files say 'no limit' with the largest number there is."""
+
+_LARGEST = sys.float_info.max
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 
 _ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _ROPE_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -48,9 +67,11 @@ class HFFields:
     def size(self, key: str, default: int | None = None) -> int:
         """Return a positive integer; without a default it must be there."""
         value = self._get(key, default)
-        if type(value) is int and value > 0:
+        most = MOST_COUNTED if key in _COUNTED else _MOST
+        if type(value) is int and value > 0 and (value <= most or key in _LENGTHS):
             return value
-        self._expected(key, value, "a positive integer")
+        limit = f" of at most {most:,}" if type(value) is int and value > most else ""
+        self._expected(key, value, f"a positive integer{limit}")
         return 1
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -104,7 +125,8 @@ class HFFields:
         value = self.raw.get(key)
         if value is not None and value not in allowed:
             expected = " or ".join(repr(item) for item in allowed) or "no such field"
-            self.problems.append(f"{key} is {value!r}, which is not supported (only {expected})")
+            found = f"{key} is {shown(value)}"
+            self.problems.append(f"{found}, which is not supported (only {expected})")
 
     def rotary(self) -> tuple[float, rope.RopeScaling | None]:
         """Return base and scaling of the rotary frequencies.
@@ -143,10 +165,10 @@ class HFFields:
     def _rope_scaling(self, key: str, entries: Mapping[str, Any]) -> rope.RopeScaling | None:
         """Return the scaling that ``entries``, the mapping called ``key``, describe."""
         kind = entries.get("rope_type", entries.get("type", "default"))
-        if kind not in _ROPE_KEYS:
+        if not isinstance(kind, str) or kind not in _ROPE_KEYS:
             hint = config.did_you_mean(str(kind), _ROPE_KEYS)
             self.problems.append(
-                f"{key} has type {kind!r}, which is not supported; known are "
+                f"{key} has type {shown(kind)}, which is not supported; known are "
                 f"{list(_ROPE_KEYS)}{hint}"
             )
             return None
@@ -182,7 +204,7 @@ class HFFields:
             refused += [name for name in ("mscale", "mscale_all_dim") if name in entries]
         for name in refused:
             only = "1" if name == "partial_rotary_factor" else "no such field"
-            found = f"{key}.{name} is {entries[name]!r}"
+            found = f"{key}.{name} is {shown(entries[name])}"
             self.problems.append(f"{found}, which is not supported (only {only})")
         return refused
 
@@ -195,9 +217,14 @@ class HFFields:
             hint = config.did_you_mean(key, self.raw)
             self.problems.append(f"{key} is missing{hint}; expected {what}")
         else:
-            self.problems.append(f"{key} must be {what}, got {value!r}")
+            self.problems.append(f"{key} must be {what}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it, however long it is."""
+    return _REPR.repr(value)
 
 
 def _is_positive(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and value > 0 and math.isfinite(value)
+    return is_number and 0 < value <= _LARGEST

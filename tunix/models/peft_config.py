@@ -1,13 +1,15 @@
 """``adapter_config.json`` as the peft library writes and reads it."""
 
 import dataclasses
-import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tunix.utils import config as config_lib
+from tunix.utils import json_object
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -107,11 +109,9 @@ def read(path: pathlib.Path) -> PeftConfig:
             that we cannot compute.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json_object.parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise config_lib.ConfigError(str(path), [f"cannot be read: {error}"]) from error
-    if not isinstance(raw, dict):
-        raise config_lib.ConfigError(str(path), ["is not a JSON object"])
     if problems := tuple(_problems(raw)):
         raise config_lib.ConfigError(str(path), problems)
     layers = raw.get("layers_to_transform")
@@ -134,12 +134,61 @@ def _problems(raw: Mapping[str, Any]) -> Iterator[str]:
     for name in ("r", "lora_alpha", "target_modules"):
         if not raw.get(name):
             yield f"{name} is missing"
+    for name, (fits, expected) in _KINDS.items():
+        if raw.get(name) and not fits(raw[name]):
+            yield f"{name} must be {expected}, got {reprlib.repr(raw[name])}"
     for name, allowed in _MUST_BE.items():
         if raw.get(name, allowed[0]) not in allowed:
             yield f"{name} is {raw[name]!r}; supported is {' or '.join(map(repr, allowed))}"
     for name in sorted(raw.keys() - _READ - _MUST_BE.keys() - _MEANINGLESS):
         if raw[name]:  # every other field of peft is off when it is null, false or empty
             yield f"{name} is {raw[name]!r}; it is not supported"
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= sys.float_info.max
+
+
+def _is_names(value: Any) -> bool:
+    if isinstance(value, str):
+        return _is_pattern(value)
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_layers(value: Any) -> bool:
+    layers = value if isinstance(value, list) else [value]
+    return all(type(one) is int for one in layers)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_pattern(key) and _is_number(number) for key, number in value.items()
+    )
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (lambda value: type(value) is int and value > 0, "a positive whole number"),
+    "lora_alpha": (_is_number, "a positive number"),
+    "lora_dropout": (lambda value: _is_number(value) and value < 1, "a number from 0 to 1"),
+    "use_rslora": (lambda value: value is True, "true or false"),
+    "use_dora": (lambda value: value is True, "true or false"),
+    "target_modules": (_is_names, "names of modules, or a regular expression"),
+    "exclude_modules": (_is_names, "names of modules, or a regular expression"),
+    "layers_to_transform": (_is_layers, "numbers of layers"),
+    "rank_pattern": (_is_numbers, "numbers by regular expression"),
+    "alpha_pattern": (_is_numbers, "numbers by regular expression"),
+    "base_model_name_or_path": (lambda value: isinstance(value, str), "text"),
+}
+"""What a field must be that says anything."""
 
 
 def _modules(value: Any) -> str | tuple[str, ...]:

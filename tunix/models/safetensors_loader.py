@@ -4,7 +4,6 @@ Nothing here knows about models: a directory is a set of named arrays. Files are
 not read, so a tensor costs memory only while somebody looks at it.
 """
 
-import json
 import math
 import pathlib
 import struct
@@ -14,6 +13,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from tunix.utils import json_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -33,6 +34,7 @@ DTYPES: Mapping[str, np.dtype] = {
 """How the format calls the types; a file may mix them."""
 
 _MAX_HEADER = 100_000_000  # the limit of the format
+_MAX_RANK = 32  # of an array of numpy
 
 
 class CheckpointFileError(ValueError):
@@ -146,12 +148,25 @@ def find_files(file_dir: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    """Return which tensor is in which file; the files are those beside the index and no others."""
     try:
-        return dict(json.loads(index.read_text())["weight_map"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        found = json_object.parse(index.read_bytes())["weight_map"]
+        if not isinstance(found, dict):
+            raise TypeError(f"'weight_map' is a {type(found).__name__}")
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointFileError(
             f"{index}: not a safetensors index ({error!r}); expected JSON with a 'weight_map'"
         ) from error
+    if strange := sorted({repr(file) for file in found.values() if not _is_plain_name(file)}):
+        raise CheckpointFileError(
+            f"{index}: names files that are not beside it: {_listed(strange)}; expected names "
+            f"such as 'model-00001-of-00002.safetensors', all in {index.parent}"
+        )
+    return found
+
+
+def _is_plain_name(file: Any) -> bool:
+    return isinstance(file, str) and file not in ("", "..") and pathlib.PurePath(file).name == file
 
 
 def _check_index(
@@ -171,6 +186,8 @@ def _check_index(
 
 def _open(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     """Return the tensors' header entries and where in the file the bytes behind them start."""
+    if path.exists() and not path.is_file():  # a pipe would wait for its writer
+        raise CheckpointFileError(f"{path}: not a file; expected a safetensors file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         prefix = file.read(8)
@@ -182,16 +199,20 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], int]:
             )
         raw = file.read(length)
     try:
-        header = json.loads(raw)
+        header = json_object.parse(raw)
         header.pop("__metadata__", None)
         problems = [text for name, entry in header.items() for text in _check(name, entry)]
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointFileError(
             f"{path}: corrupt safetensors header ({error!r}); download it again"
         ) from error
+    problems = problems or list(_place_problems(header))
     if problems:
-        raise CheckpointFileError(f"{path}: unusable tensors: " + "; ".join(problems))
+        raise CheckpointFileError(
+            f"{path}: unusable tensors: {_listed(problems, separator='; ')}; the file is corrupt "
+            "or of a kind that cannot be read, download it again or convert it"
+        )
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if 8 + length + end != size:
         raise CheckpointFileError(
             f"{path}: has {size} bytes where its header promises {8 + length + end}; the file is "
@@ -202,16 +223,35 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], int]:
 
 def _check(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with one entry of a header."""
-    dtype = DTYPES.get(entry["dtype"])
-    start, end = entry["data_offsets"]
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        yield f"{name} has type {entry['dtype']!r}, readable are {list(DTYPES)}"
-    elif end - start != math.prod(entry["shape"]) * dtype.itemsize:
-        yield (
-            f"{name} of shape {entry['shape']} and type {entry['dtype']} takes {end - start} bytes"
-        )
+        yield f"{name} has type {kind!r}, readable are {list(DTYPES)}"
+    elif not _are_counts(shape) or len(shape) > _MAX_RANK:
+        yield f"{name} has shape {shape!r}"
+    elif not _are_counts(offsets) or len(offsets) != 2:
+        yield f"{name} has offsets {offsets!r}"
+    elif offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        taken = offsets[1] - offsets[0]
+        yield f"{name} of shape {shape} and type {kind} takes {taken} bytes"
 
 
-def _listed(names: Sequence[str], limit: int = 8) -> str:
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _place_problems(header: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which tensors do not lie directly behind each other, as the format demands."""
+    places = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+    last, end = "the header", 0
+    for start, stop, name in places:
+        if start < end:
+            yield f"{name} begins at byte {start}, inside {last}, which ends at {end}"
+        elif start > end:
+            yield f"{name} begins at byte {start}, behind {start - end} bytes of no tensor"
+        last, end = name, max(end, stop)
+
+
+def _listed(names: Sequence[str], limit: int = 8, separator: str = ", ") -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return separator.join(names[:limit]) + more

@@ -19,8 +19,13 @@ from jax.sharding import Mesh
 from tunix.models import load_progress, weight_table
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder, sharding
+from tunix.utils import finite
 
 ModelT = TypeVar("ModelT", bound=decoder.Decoder)
+
+NON_FINITE_REMEDY = (
+    "such a model computes nothing; if a training saved it, take a checkpoint from before it failed"
+)
 
 _ALIGNMENT = 64  # bytes; what JAX wants of a host array that it takes over, and a line of caches
 
@@ -50,9 +55,10 @@ def load_model(
 
     Raises:
         WeightsError: Listing all tensors that are missing, unexpected, misshapen, not
-            floating point, or redundant copies that differ.
+            floating point or not finite, or redundant copies that differ.
         ShardingError: If the mesh does not divide a parameter.
     """
+    _require_layers(config, table, source)
     abstract = nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(abstract)
     variables = [(path, dotted(path), leaf) for path, leaf in nnx.to_flat_state(state)]
@@ -63,10 +69,13 @@ def load_model(
 
     where = places(state, mesh)
     sizes = [leaf.size * np.dtype(leaf.dtype).itemsize for _, _, leaf in variables]
-    filled = {
-        name: jax.device_put(_filled(leaf, slots[name], source), where[name])
-        for _, name, leaf in load_progress.shown(variables, sizes, f"loading {source.where}")
-    }
+    filled, problems = {}, []
+    for _, name, leaf in load_progress.shown(variables, sizes, f"loading {source.where}"):
+        array = _filled(leaf, slots[name], source)
+        problems += _non_finite(array, slots[name])
+        filled[name] = jax.device_put(array, where[name])
+    if problems:
+        raise weight_table.misfit(source, [*weight_table.collapsed(problems), NON_FINITE_REMEDY])
     for row in copies:
         _check_copy(row, filled, source)
     loaded = [(path, leaf.replace(filled[name])) for path, name, leaf in variables]
@@ -158,6 +167,22 @@ def places(state: nnx.State, mesh: Mesh | None) -> Mapping[str, Any]:
     return {dotted(path): leaf.get_raw_value() for path, leaf in placed}
 
 
+def _require_layers(
+    config: config_lib.TransformerConfig,
+    table: Sequence[weight_table.Weight],
+    source: weight_table.TensorSource,
+) -> None:
+    """Raise if there are fewer tensors than layers and experts: too many to be listed one by one."""
+    experts = (config.num_experts or 1) if any("{e}" in row.hf for row in table) else 1
+    if config.num_layers * experts > len(source.shapes):
+        of = f" of {experts} experts" if experts > 1 else ""
+        problem = (
+            f"the config says {config.num_layers} layers{of}, and the checkpoint has "
+            f"{len(source.shapes)} tensors in all; correct the config, or fetch the other files"
+        )
+        raise weight_table.misfit(source, [problem])
+
+
 def _part(leaf: nnx.Variable, index: tuple[int, ...]) -> jax.Array:
     return leaf[index] if index else leaf[...]
 
@@ -173,6 +198,13 @@ def _filled(
             array = array.astype(out.dtype)  # 2x faster than a transposing cast
         _copy(out[slot.index], array, slot.to_ours)
     return out
+
+
+def _non_finite(array: np.ndarray, slots: Sequence[weight_table.Slot]) -> Iterator[str]:
+    """Yield which tensors of a parameter hold NaN or infinities, in the parameter's dtype."""
+    for slot in slots:
+        if finite.count_non_finite(array[slot.index]):
+            yield f"checkpoint tensor {slot.hf} holds NaN or infinite numbers"
 
 
 def _copy(target: np.ndarray, array: np.ndarray, to_ours: tuple[int, ...]) -> None:

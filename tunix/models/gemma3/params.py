@@ -87,7 +87,7 @@ def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
         return _read_text(fields)
     text = fields.raw.get("text_config")
     if not isinstance(text, Mapping):
-        fields.problems.append(f"text_config must be a mapping, got {text!r}")
+        fields.problems.append(f"text_config must be a mapping, got {hf_fields.shown(text)}")
         return {}
     # transformers ties by the outer flag, where there is one.
     tied = fields.raw.get("tie_word_embeddings", text.get("tie_word_embeddings"))
@@ -142,7 +142,7 @@ def _read_rotary(
     raw = fields.raw
     blocks = raw.get("rope_parameters") or {}
     if not isinstance(blocks, Mapping):
-        fields.problems.append(f"rope_parameters must be a mapping, got {blocks!r}")
+        fields.problems.append(f"rope_parameters must be a mapping, got {hf_fields.shown(blocks)}")
         return (_THETA, None), _LOCAL_THETA
     fields.problems += config_utils.unknown_key_problems(
         blocks, hf_fields.LAYER_TYPES, where="rope_parameters"
@@ -152,7 +152,8 @@ def _read_rotary(
         kind: str, base: Any, scaling: Any, default: float
     ) -> tuple[float, rope.RopeScaling | None]:
         block = blocks.get(kind) or {}
-        says_base = base is not None or block.get("rope_theta") is not None
+        is_block = isinstance(block, Mapping)
+        says_base = base is not None or (is_block and block.get("rope_theta") is not None)
         one = hf_fields.HFFields(
             {
                 "rope_theta": base if says_base else default,

@@ -69,7 +69,7 @@ def read_config(fields: hf_fields.HFFields) -> vision.SigLIPConfig | None:
     if raw is None:
         return None
     if not isinstance(raw, Mapping):
-        fields.problems.append(f"vision_config must be a mapping, got {raw!r}")
+        fields.problems.append(f"vision_config must be a mapping, got {hf_fields.shown(raw)}")
         return None
     tower = hf_fields.HFFields(raw, fields.where)
     settings = _settings(fields, tower)

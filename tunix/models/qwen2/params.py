@@ -65,7 +65,8 @@ def read_windows(fields: hf_fields.HFFields) -> dict[str, Any]:
     layers = fields.size("num_hidden_layers")
     first = fields.raw.get("max_window_layers", 28)
     if type(first) is not int or first < 0:
-        fields.problems.append(f"max_window_layers must be 0 or a positive integer, got {first!r}")
+        found = hf_fields.shown(first)
+        fields.problems.append(f"max_window_layers must be 0 or a positive integer, got {found}")
         first = layers
     is_used = fields.flag("use_sliding_window", False)
     is_used = is_used and fields.raw.get("sliding_window", 4096) is not None
