@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import transformers
 import yaml
 from flax import nnx
 
 from tests.models import hf_llama
-from tunix.cli import errors, main, sft_main, trained_model
+from tunix.cli import errors, export_main, main, sft_main, trained_model
 from tunix.models import automodel, lora, peft_adapter
 
 MESSAGES = [{"role": "user", "content": "a?"}]
@@ -130,6 +131,61 @@ def test_adapters_alone_go_back_onto_their_base(lora_run, base, tmp_path, capsys
         nnx.state(model, nnx.LoRAParam),
         nnx.state(trained(lora_run), nnx.LoRAParam),
     )
+
+
+def adapter_base(folder):
+    return json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
+def test_an_adapter_names_its_base_so_that_it_is_found(run, base, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    directory = run(LORA, f"model_config.model_id={base.name}", name="relative")
+    assert export(directory, tmp_path / "place", "--format", "peft") == 0
+    assert f"a place on this machine, {base}" in capsys.readouterr().out
+    assert adapter_base(tmp_path / "place") == str(base)
+    named = tmp_path / "named"
+    assert export(directory, named, "--format", "peft", "--base-id", "owner/tiny") == 0
+    assert "note:" not in capsys.readouterr().out
+    assert adapter_base(named) == "owner/tiny"
+    assert "base_model: owner/tiny" in (named / "README.md").read_text()
+
+
+def test_a_base_in_a_package_is_named_by_its_place(capsys, tmp_path):
+    assert export_main._findable("package:tiny", tmp_path / "base") == f"{tmp_path}/base"
+    assert "--base-id" in capsys.readouterr().out
+    assert export_main._findable("owner/tiny", tmp_path / "base") == "owner/tiny"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def diverged(monkeypatch):
+    """Let the checkpoint of a run hold a weight that is none, of adapters or of the model."""
+    restore = trained_model._restore
+
+    def damaged(checkpoint, model):
+        restore(checkpoint, model)
+        kind = nnx.Param if checkpoint.options.lora_config is None else nnx.LoRAParam
+        state = nnx.state(model, kind)
+        path, leaf = nnx.to_flat_state(state)[0]
+        leaf.set_raw_value(jnp.asarray(leaf[...]).at[(-1,) * leaf.ndim].set(jnp.nan))
+        nnx.update(model, state)
+
+    monkeypatch.setattr(trained_model, "_restore", damaged)
+
+
+@pytest.mark.parametrize("form", ["hf", "merged", "peft"])
+def test_weights_that_are_no_numbers_are_exported_only_if_asked_for(
+    form, full_run, lora_run, diverged, tmp_path, capsys
+):
+    directory = full_run if form == "hf" else lora_run
+    message = failure(capsys, directory, tmp_path / "out", "--format", form)
+    assert "tensors hold NaN or infinite numbers" in message
+    assert "--allow-non-finite" in message
+    assert list(tmp_path.iterdir()) == []
+    asked = ("--format", form, "--allow-non-finite")
+    assert export(directory, tmp_path / "out", *asked) == 0
+    (path,) = (tmp_path / "out").glob("*.safetensors")
+    assert any(np.isnan(x).any() for x in safetensors.numpy.load_file(path).values())
 
 
 @pytest.mark.parametrize("form", ["option", "directory"])

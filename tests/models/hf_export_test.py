@@ -21,6 +21,8 @@ from tunix.models import (
     lora,
     model_card,
     quantized,
+    safetensors_writer,
+    weight_table,
     weights,
 )
 from tunix.models.transformer import layout
@@ -346,3 +348,18 @@ def test_what_a_config_file_cannot_say_is_refused(tiny, tmp_path):
 def test_an_unusable_shard_size_is_named(size, tiny, tmp_path):
     with pytest.raises(ValueError, match="max_shard_size must be a size such as"):
         hf_export.save_pretrained(tiny[0], tmp_path / "out", max_shard_size=size)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_model_of_no_numbers_is_saved_only_if_asked_for(value, tmp_path):
+    tiny_llama.write_model(tmp_path)
+    model = load(tmp_path)
+    model.norm.scale[...] = model.norm.scale[...].at[2].set(value)
+    with pytest.raises(safetensors_writer.NonFiniteError, match=r"\(model\.norm\.weight\)"):
+        hf_export.save_pretrained(model, tmp_path / "out")
+    with pytest.raises(safetensors_writer.NonFiniteError, match=r"\(model\.norm\.weight\)"):
+        hf_export.save_with_score(model, jnp.ones(16), tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+    hf_export.save_pretrained(model, tmp_path / "out", allow_non_finite=True)
+    with pytest.raises(weight_table.WeightsError, match=r"model\.norm\.weight holds NaN"):
+        load(tmp_path / "out")

@@ -14,7 +14,14 @@ import transformers
 from flax import nnx
 
 from tests.models import hf_llama
-from tunix.models import automodel, lora, peft_adapter, safetensors_loader, weight_table
+from tunix.models import (
+    automodel,
+    lora,
+    peft_adapter,
+    safetensors_loader,
+    safetensors_writer,
+    weight_table,
+)
 from tunix.models.transformer import layout
 from tunix.utils import config as utils_config
 
@@ -270,3 +277,47 @@ def test_adapters_of_every_family_go_to_peft(family, tmp_path):
     peft_adapter.save_adapter(model, tmp_path / "a", base_model="x")
     adapted = peft.PeftModel.from_pretrained(hf, tmp_path / "a").eval()
     assert hf_llama.logits_error(model, adapted) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("r", [2]),
+        ("r", 2.5),
+        ("r", True),
+        ("lora_alpha", "4"),
+        ("lora_alpha", float("nan")),
+        ("lora_dropout", 1.5),
+        ("use_dora", "yes"),
+        ("target_modules", 5),
+        ("target_modules", [["q_proj"]]),
+        ("target_modules", "(q_proj"),
+        ("exclude_modules", {"a": 1}),
+        ("layers_to_transform", ["0"]),
+        ("rank_pattern", ["q_proj"]),
+        ("rank_pattern", {"q_proj": "2"}),
+        ("alpha_pattern", {"(": 2}),
+        ("base_model_name_or_path", ["a"]),
+    ],
+)
+def test_a_field_of_another_type_is_named(name, value, base, tmp_path):
+    made_by_peft(tmp_path, r=2, lora_alpha=4, target_modules=["q_proj"])
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(utils_config.ConfigError) as error:
+        peft_adapter.load_adapter(ours(base), tmp_path)
+    (problem,) = error.value.problems
+    assert problem.startswith(f"{name} must be ")
+    assert str(path) in str(error.value)
+
+
+def test_an_adapter_of_no_numbers_is_refused_in_both_directions(base, tmp_path):
+    model = lora.apply_lora(ours(base), lora.LoraConfig(rank=1, alpha=1.0), rngs=nnx.Rngs(0))
+    adapter = model.layers.self_attn.q_proj.lora_b
+    adapter[...] = adapter[...].at[1, 0, 0].set(jnp.inf)
+    with pytest.raises(safetensors_writer.NonFiniteError, match=r"layers\.1\.self_attn\.q_proj"):
+        peft_adapter.save_adapter(model, tmp_path / "a", base_model="x")
+    assert list((tmp_path / "a").iterdir()) == []
+    peft_adapter.save_adapter(model, tmp_path / "a", base_model="x", allow_non_finite=True)
+    with pytest.raises(weight_table.WeightsError, match=r"1\.self_attn\.q_proj\.lora_B.* NaN"):
+        peft_adapter.load_adapter(ours(base), tmp_path / "a")

@@ -88,3 +88,24 @@ def test_tensors_that_were_not_announced_are_an_error(tensors, message, tmp_path
 )
 def test_sizes_are_powers_of_ten(text, size):
     assert safetensors_writer.parse_size(text) == size
+
+
+def test_numbers_that_are_none_are_written_only_if_asked_for(tmp_path):
+    tensors = TENSORS | {"b": np.array([[1, 2, np.nan]] * 2, np.float32)}
+    specs = SPECS | {"b": ((2, 3), np.dtype(np.float32))}
+    with pytest.raises(safetensors_writer.NonFiniteError, match=r"1 of 5 tensors .* \(b\)"):
+        write(tmp_path, tensors, specs, limit=30)
+    safetensors_writer.write(
+        tmp_path, specs, tensors.items(), max_shard_bytes=1000, allow_non_finite=True
+    )
+    found = safetensors_torch.load_file(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(found["b"].numpy(), tensors["b"])
+
+
+def test_a_number_that_overflows_in_the_dtype_of_the_file_is_none(tmp_path):
+    tensors = {f"t{i}": np.full(2, 3.4e38, np.float32) for i in range(10)}
+    specs = {name: ((2,), np.dtype(ml_dtypes.bfloat16)) for name in tensors}
+    with pytest.raises(safetensors_writer.NonFiniteError) as error:
+        safetensors_writer.write(tmp_path, specs, tensors.items(), max_shard_bytes=9)
+    assert "10 of 10 tensors" in str(error.value)
+    assert "(t0, t1, t2, t3, t4, t5, t6, t7 and 2 more)" in str(error.value)

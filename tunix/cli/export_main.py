@@ -76,7 +76,7 @@ def write(
     if isinstance(model, reward_model.RewardModel):
         save = functools.partial(hf_export.save_with_score, model.decoder, model.score[...])
     elif options.format == "peft":
-        return _write_adapter(model, checkpoint, options.output)
+        return _write_adapter(model, base, checkpoint, options)
     elif lora.is_lora_enabled(model):
         save = functools.partial(hf_export.save_merged, model)
     else:
@@ -87,11 +87,12 @@ def write(
         dtype=options.dtype,
         max_shard_size=options.max_shard_size,
         card=model_card.ModelCard(
-            base_model=checkpoint.options.model_id,
+            base_model=options.base_id or checkpoint.options.model_id,
             training=_training(checkpoint),
             auto_class=_auto_class(checkpoint),
         ),
         write_tokenizer=write_tokenizer,
+        allow_non_finite=options.allow_non_finite,
     )
 
 
@@ -102,19 +103,36 @@ def _auto_class(checkpoint: trained_model.Checkpoint) -> str:
 
 
 def _write_adapter(
-    model: decoder.Decoder, checkpoint: trained_model.Checkpoint, output: str
+    model: decoder.Decoder,
+    base: pathlib.Path,
+    checkpoint: trained_model.Checkpoint,
+    options: argparse.Namespace,
 ) -> pathlib.Path:
-    target = pathlib.Path(output).expanduser().absolute()
+    target = pathlib.Path(options.output).expanduser().absolute()
     arrays = nnx.state(model, nnx.LoRAParam)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-    card = model_card.ModelCard(
-        base_model=checkpoint.options.model_id, training=_training(checkpoint)
-    )
+    name = options.base_id or _findable(checkpoint.options.model_id, base)
+    card = model_card.ModelCard(base_model=name, training=_training(checkpoint))
     with hf_export.new_directory(target, num_bytes) as folder:
-        peft_adapter.save_adapter(model, folder, base_model=checkpoint.options.model_id)
+        peft_adapter.save_adapter(
+            model, folder, base_model=name, allow_non_finite=options.allow_non_finite
+        )
         text = card.render_adapter(target.name)
         (folder / hf_export.CARD_NAME).write_text(text, encoding="utf-8")
     return target
+
+
+def _findable(model_id: str, base: pathlib.Path) -> str:
+    """Return a name by which peft finds the base, wherever it is called from."""
+    is_package = model_id.startswith(sources.PACKAGE_PREFIX)
+    if not is_package and not pathlib.Path(model_id).expanduser().exists():
+        return model_id
+    _OUT.print(
+        f"note: the adapter names its base by a place on this machine, {base.absolute()}; for "
+        "others, say with --base-id what they call it",
+        markup=False,
+    )
+    return str(base.absolute())
 
 
 def _tokenizer_source(chosen: str | None, base: pathlib.Path) -> pathlib.Path:
@@ -189,6 +207,17 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--model",
         metavar="PATH",
         help="where the base model is now: directory, .gguf file, package:NAME or hub id",
+    )
+    parser.add_argument(
+        "--base-id",
+        metavar="ID",
+        help="what others call the base model, e.g. its hub id: written into the adapter's config, "
+        "by which peft finds the base, and into the model card (default: model_id of the run)",
+    )
+    parser.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="write weights that are NaN or infinite, too, which are refused otherwise",
     )
     return parser
 

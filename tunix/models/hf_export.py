@@ -48,6 +48,7 @@ def save_pretrained(
     max_shard_size: str | int = "5GB",
     card: model_card.ModelCard | None = None,
     write_tokenizer: TokenizerWriter | None = None,
+    allow_non_finite: bool = False,
 ) -> pathlib.Path:
     """Save ``model`` with its config, tokenizer and a model card, and return the directory.
 
@@ -64,10 +65,12 @@ def save_pretrained(
         card: What to say in ``README.md``.
         write_tokenizer: How to write the tokenizer, where copying files is not enough: for a GGUF
             file, pass :func:`tunix.generate.tokenizer_files.write`.
+        allow_non_finite: Whether weights may be NaN or infinite, as those of a failed training.
 
     Raises:
         ExportError: If the directory is not empty, the disk has no room, adapters are not merged,
             or a GGUF file is given without ``write_tokenizer``.
+        NonFiniteError: If weights are NaN or infinite.
         ConfigError: If the family's ``config.json`` cannot say what the model's config says.
         WeightsError: If a parameter has no Hugging Face name.
     """
@@ -84,6 +87,7 @@ def save_pretrained(
         max_shard_size=max_shard_size,
         card=card,
         write_tokenizer=write_tokenizer,
+        allow_non_finite=allow_non_finite,
     )
 
 
@@ -96,6 +100,7 @@ def save_merged(
     max_shard_size: str | int = "5GB",
     card: model_card.ModelCard | None = None,
     write_tokenizer: TokenizerWriter | None = None,
+    allow_non_finite: bool = False,
 ) -> pathlib.Path:
     """Save ``model`` with its adapters added to its weights; the model itself does not change.
 
@@ -115,6 +120,7 @@ def save_merged(
         max_shard_size=max_shard_size,
         card=card,
         write_tokenizer=write_tokenizer,
+        allow_non_finite=allow_non_finite,
     )
 
 
@@ -128,6 +134,7 @@ def save_with_score(
     max_shard_size: str | int = "5GB",
     card: model_card.ModelCard | None = None,
     write_tokenizer: TokenizerWriter | None = None,
+    allow_non_finite: bool = False,
 ) -> pathlib.Path:
     """Save a reward model: ``score`` in place of the output head, adapters merged.
 
@@ -149,6 +156,7 @@ def save_with_score(
         max_shard_size=max_shard_size,
         card=card,
         write_tokenizer=write_tokenizer,
+        allow_non_finite=allow_non_finite,
         score=score,
     )
 
@@ -192,6 +200,7 @@ def _save(
     max_shard_size: str | int,
     card: model_card.ModelCard | None,
     write_tokenizer: TokenizerWriter | None,
+    allow_non_finite: bool,
     score: Float[Array, " D"] | None = None,
 ) -> pathlib.Path:
     """Write all files; every check comes before the first byte."""
@@ -229,7 +238,13 @@ def _save(
             hf_files.write_generation_config(origin, folder)
             (write_tokenizer or hf_files.copy_tokenizer)(origin, folder)
         (folder / CARD_NAME).write_text(text, encoding="utf-8")
-        safetensors_writer.write(folder, specs, tensors, max_shard_bytes=max_shard_bytes)
+        safetensors_writer.write(
+            folder,
+            specs,
+            tensors,
+            max_shard_bytes=max_shard_bytes,
+            allow_non_finite=allow_non_finite,
+        )
     return target
 
 

@@ -23,6 +23,7 @@ from tunix.models import (
 )
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import decoder
+from tunix.utils import finite
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 
@@ -35,16 +36,24 @@ _PARTS: Mapping[str, str] = {
 """Ends of tensor names, and ours. Matrices are stored ``[out, in]``."""
 
 
-def save_adapter(model: decoder.Decoder, directory: str | pathlib.Path, *, base_model: str) -> None:
+def save_adapter(
+    model: decoder.Decoder,
+    directory: str | pathlib.Path,
+    *,
+    base_model: str,
+    allow_non_finite: bool = False,
+) -> None:
     """Write the adapter in use as peft reads it.
 
     Args:
         model: A model of any family, its layers stacked or not.
         directory: Where to; created if needed. An adapter that it holds is not overwritten.
         base_model: Hub id or directory of the model the adapter belongs to, for those who load it.
+        allow_non_finite: Whether weights may be NaN or infinite, as those of a failed training.
 
     Raises:
         AdapterError: If no adapter is in use.
+        NonFiniteError: If weights are NaN or infinite.
         FileExistsError: If the directory holds an adapter.
     """
     folder = pathlib.Path(directory)
@@ -71,7 +80,9 @@ def save_adapter(model: decoder.Decoder, directory: str | pathlib.Path, *, base_
     with tempfile.TemporaryDirectory(dir=folder) as work:  # both files appear complete
         part = pathlib.Path(work)
         size = max(1, sum(map(safetensors_writer.num_bytes, specs.values())))
-        safetensors_writer.write(part, specs, tensors, max_shard_bytes=size)
+        safetensors_writer.write(
+            part, specs, tensors, max_shard_bytes=size, allow_non_finite=allow_non_finite
+        )
         text = json.dumps(config.to_json(), indent=2) + "\n"
         (part / peft_config.CONFIG_NAME).write_text(text, encoding="utf-8")
         os.replace(part / safetensors_loader.SINGLE_NAME, folder / WEIGHTS_NAME)
@@ -111,6 +122,12 @@ def load_adapter(
     groups = _by_parameter(found, homes)
     if not problems:
         problems += _stacking_problems(groups, homes, config)
+    if not problems:
+        problems += [
+            f"tensor {name} holds NaN or infinite numbers; load another state of the adapter"
+            for name in file.names
+            if finite.count_non_finite(file.read(name))
+        ]
     if problems:
         made_for = f" made for {config.base_model!r}" if config.base_model else ""
         headline = f"{folder}: the adapter{made_for} does not fit the model"

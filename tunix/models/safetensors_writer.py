@@ -14,12 +14,18 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from tunix.models import safetensors_loader
+from tunix.utils import finite
 
 Spec = tuple[tuple[int, ...], np.dtype]
 """Shape and dtype of a tensor."""
 
 _UNITS: Mapping[str, int] = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MOST_NAMED = 8
 _CODES = {dtype: code for code, dtype in safetensors_loader.DTYPES.items()}
+
+
+class NonFiniteError(ValueError):
+    """Tensors that hold NaN or infinities, which nobody wants to load by accident."""
 
 
 def parse_size(text: str | int) -> int:
@@ -41,6 +47,7 @@ def write(
     tensors: Iterable[tuple[str, np.ndarray]],
     *,
     max_shard_bytes: int,
+    allow_non_finite: bool = False,
 ) -> None:
     """Write ``tensors`` into ``folder``: one file, or several and the index of which is where.
 
@@ -49,22 +56,35 @@ def write(
         specs: Shape and dtype of every tensor, in the order in which they come.
         tensors: Names and arrays; an array of another dtype is cast to that of its spec.
         max_shard_bytes: A file holds no more than this, unless it holds one tensor only.
+        allow_non_finite: Whether NaN and infinities may be written.
 
     Raises:
         ValueError: If the tensors are not those of ``specs``.
+        NonFiniteError: When all is written, naming every tensor that holds NaN or infinities in
+            the dtype of its spec.
         OSError: If the disk is full, or cannot be written.
     """
     shards = plan(specs, max_shard_bytes)
     files = _file_names(len(shards))
     stream = iter(tensors)
+    non_finite: list[str] = []
     for file, names in zip(files, shards, strict=True):
-        _write_file(folder / file, {name: specs[name] for name in names}, stream)
+        own = {name: specs[name] for name in names}
+        non_finite += _write_file(folder / file, own, stream)
     if (left := next(stream, None)) is not None:
         raise ValueError(f"tensor {left[0]} came, and all that were announced are written")
     if len(files) > 1:
         index = _index(specs, dict(zip(files, shards, strict=True)))
         path = folder / safetensors_loader.INDEX_NAME
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if non_finite and not allow_non_finite:
+        more = len(non_finite) - _MOST_NAMED
+        names = ", ".join(non_finite[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        raise NonFiniteError(
+            f"{len(non_finite)} of {len(specs)} tensors hold NaN or infinite numbers ({names}), and "
+            "such a model computes nothing: the training has failed. Take a checkpoint from before "
+            "that, or write it all the same with --allow-non-finite (allow_non_finite=True)"
+        )
 
 
 def plan(specs: Mapping[str, Spec], max_shard_bytes: int) -> list[list[str]]:
@@ -103,7 +123,9 @@ def _index(specs: Mapping[str, Spec], shards: Mapping[str, list[str]]) -> dict[s
 
 def _write_file(
     path: pathlib.Path, specs: Mapping[str, Spec], stream: Iterator[tuple[str, np.ndarray]]
-) -> None:
+) -> list[str]:
+    """Write one file and return the names of tensors that hold NaN or infinities."""
+    non_finite = []
     with open(path, "wb") as file:
         file.write(_header(specs))
         for expected, (shape, dtype) in specs.items():
@@ -113,7 +135,10 @@ def _write_file(
                     f"{path.name}: expected tensor {expected} {shape}, got {name} {array.shape}"
                 )
             data = np.ascontiguousarray(array, dtype)
+            if finite.count_non_finite(data):
+                non_finite.append(name)
             file.write(data.reshape(-1).view(np.uint8).data)
+    return non_finite
 
 
 def _header(specs: Mapping[str, Spec]) -> bytes:
