@@ -166,7 +166,7 @@ def diverged(monkeypatch):
         restore(checkpoint, model)
         kind = nnx.Param if checkpoint.options.lora_config is None else nnx.LoRAParam
         state = nnx.state(model, kind)
-        path, leaf = nnx.to_flat_state(state)[0]
+        _, leaf = nnx.to_flat_state(state)[0]
         leaf.set_raw_value(jnp.asarray(leaf[...]).at[(-1,) * leaf.ndim].set(jnp.nan))
         nnx.update(model, state)
 
@@ -186,6 +186,18 @@ def test_weights_that_are_no_numbers_are_exported_only_if_asked_for(
     assert export(directory, tmp_path / "out", *asked) == 0
     (path,) = (tmp_path / "out").glob("*.safetensors")
     assert any(np.isnan(x).any() for x in safetensors.numpy.load_file(path).values())
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_run_whose_weights_are_no_numbers_writes_no_text(
+    kind, full_run, lora_run, diverged, capsys
+):
+    directory = full_run if kind == "full" else lora_run
+    assert main.main(["generate", str(directory), "--prompt", "a"]) == errors.USAGE_ERROR
+    message = capsys.readouterr().err
+    assert f"step 3 of {directory} cannot be used" in message
+    assert "holds NaN or infinite numbers" in message
+    assert "take a checkpoint from before it failed" in message
 
 
 @pytest.mark.parametrize("form", ["option", "directory"])

@@ -3,8 +3,10 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from tunix.cli import generate_main
+from tests import tiny_llama
+from tunix.cli import errors, generate_main, main
 from tunix.generate import sampling_params
 from tunix.utils import config
 
@@ -81,6 +83,18 @@ def test_the_prompt_may_come_from_standard_input(capsys, tiny_model, monkeypatch
     monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
     (row,) = rows(capsys, tiny_model, "--max-new-tokens", "2")
     assert row["prompt"] == "hello"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_of_no_numbers_writes_no_text(value, capsys, tmp_path):
+    tiny_llama.write_model(tmp_path)
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    tensors["model.norm.weight"][3] = value
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    assert main.main(["generate", str(tmp_path), "--prompt", "a"]) == errors.USAGE_ERROR
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "model.norm.weight holds NaN or infinite numbers" in shown.err
 
 
 def test_speed_goes_to_standard_error_and_text_to_standard_output(capsys, tiny_model):

@@ -1,14 +1,17 @@
 """``tunix reward``: from pairs to a reward model that scores the rollouts of ``tunix grpo``."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 import yaml
 
 from tunix.cli import (
+    errors,
     export_main,
     grpo_main,
     main,
@@ -124,6 +127,63 @@ def test_transformers_gives_an_exported_one_the_same_scores(
         assert found == pytest.approx(want, abs=1e-5)
     with pytest.raises(hf_export.ExportError, match=r"use --format (hf|merged)"):
         exported(run, "peft", tmp_path / "adapters")
+
+
+END, START = 1, 0  # <|im_end|> and <|im_start|>
+
+
+def retold(base, tmp_path, tokenizer=None, special=(), **generation):
+    """Return a copy of the base model with other settings of its tokenizer."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | (tokenizer or {})
+    settings = {name: value for name, value in settings.items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END} | generation))
+    raw = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    raw.add_special_tokens(list(special))
+    raw.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, START, id="padding is the end of a text"),
+        pytest.param({"tokenizer": {"pad_token": None}}, START, id="no padding"),
+        pytest.param({"tokenizer": {"pad_token": "<|im_start|>"}}, START, id="its own"),
+        pytest.param({"special": ["a"], "eos_token_id": [END, START]}, None, id="two ends"),
+        pytest.param({"tokenizer": {"bos_token": "<|im_start|>"}}, START, id="only BOS is left"),
+    ],
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_transformers_scores_a_padded_batch_as_we_do(
+    changes, expected, side, full_run, tiny_model, tmp_path
+):
+    base, judge = retold(tiny_model, tmp_path, **changes), tmp_path / "judge"
+    if expected is None:
+        raw = tokenizers.Tokenizer.from_file(str(base / "tokenizer.json"))
+        expected = raw.token_to_id("a")
+    exporting = ["tunix export", str(full_run), str(judge), "--format", "hf", "--model", str(base)]
+    assert export_main.main(exporting) == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(judge, padding_side=side)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(judge).eval()
+    assert theirs.config.pad_token_id == tokenizer.pad_token_id == expected
+    texts = [f"<|im_start|>user\n{x}<|im_end|>" for x in ("yes", "n", "qqqqqq?")]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    found = theirs(**batch).logits[:, 0].tolist()
+    rows = [np.array(tokenizer(text)["input_ids"]) for text in texts]
+    assert all(row[-1] == END for row in rows)
+    trained, _ = trained_model.load_reward_model(trained_model.find(full_run, None, None))
+    ours = reward_fn.RewardModelScores(trained)(rows, [0, 0, 0])
+    np.testing.assert_allclose(found, ours, atol=1e-5)
+    assert np.std(ours) > 1e-3
+
+
+def test_a_tokenizer_whose_only_special_token_ends_texts_is_refused(full_run, tiny_model, tmp_path):
+    base = retold(tiny_model, tmp_path, eos_token_id=[END, START])
+    line = ["export", str(full_run), str(tmp_path / "judge"), "--format", "hf"]
+    assert main.main([*line, "--model", str(base)]) == errors.USAGE_ERROR
+    assert not (tmp_path / "judge").exists()
 
 
 def test_the_command_is_listed_and_its_settings_are_checked(capsys):

@@ -1,5 +1,6 @@
 """What is saved loads in transformers, complete and with the same logits."""
 
+import functools
 import json
 
 import jax
@@ -358,8 +359,37 @@ def test_a_model_of_no_numbers_is_saved_only_if_asked_for(value, tmp_path):
     with pytest.raises(safetensors_writer.NonFiniteError, match=r"\(model\.norm\.weight\)"):
         hf_export.save_pretrained(model, tmp_path / "out")
     with pytest.raises(safetensors_writer.NonFiniteError, match=r"\(model\.norm\.weight\)"):
-        hf_export.save_with_score(model, jnp.ones(16), tmp_path / "out")
+        hf_export.save_with_score(model, jnp.ones(16), tmp_path / "out", pad_token_id=0)
     assert not list(tmp_path.glob("*out*"))
     hf_export.save_pretrained(model, tmp_path / "out", allow_non_finite=True)
     with pytest.raises(weight_table.WeightsError, match=r"model\.norm\.weight holds NaN"):
         load(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("pad", "message"),
+    [
+        (None, "pad_token_id is missing"),
+        (1, "pad_token_id 1 ends texts"),
+        (2, "pad_token_id 2 ends texts"),
+        (258, "pad_token_id 258 is outside of the 258 embeddings"),
+    ],
+)
+def test_a_padding_token_with_which_transformers_scores_another_token_is_refused(
+    pad, message, tmp_path
+):
+    tiny_llama.write_model(tmp_path)
+    # The one that the config says, and all that the generation config says.
+    raw = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2]}))
+    save = functools.partial(
+        hf_export.save_with_score, load(tmp_path), jnp.ones(16), tmp_path / "out", source=tmp_path
+    )
+    with pytest.raises(config_lib.ConfigError, match=message):
+        save(pad_token_id=pad)
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"pad_token_id": pad}))
+    with pytest.raises(config_lib.ConfigError, match=message):
+        save()
+    assert not (tmp_path / "out").exists()
+    assert json.loads((save(pad_token_id=3) / "config.json").read_text())["pad_token_id"] == 3

@@ -12,7 +12,7 @@ import rich.console
 from flax import nnx
 
 from tunix.cli import errors, run_weights, trained_model
-from tunix.generate import tokenizer_files
+from tunix.generate import pad_token, tokenizer_adapter, tokenizer_files
 from tunix.models import hf_export, lora, model_card, peft_adapter, sources
 from tunix.models.transformer import decoder
 from tunix.sft.dpo import reward_model
@@ -68,15 +68,26 @@ def write(
     options: argparse.Namespace,
 ) -> pathlib.Path:
     """Write the files and return their directory."""
+    if options.format == "peft":
+        assert isinstance(model, decoder.Decoder)
+        return _write_adapter(model, base, checkpoint, options)
+    tokenizer = _tokenizer_source(checkpoint.tokenizer_path, base)
+    padding: str | None = None
 
     def write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
-        tokenizer_files.write(_tokenizer_source(checkpoint.tokenizer_path, source), folder)
+        del source  # that of the model, where the run may have another tokenizer
+        tokenizer_files.write(tokenizer, folder)
+        if padding is not None:
+            pad_token.declare(folder, padding)
 
     save: Callable[..., pathlib.Path]
     if isinstance(model, reward_model.RewardModel):
-        save = functools.partial(hf_export.save_with_score, model.decoder, model.score[...])
-    elif options.format == "peft":
-        return _write_adapter(model, base, checkpoint, options)
+        padding, pad_id = pad_token.choose(
+            tokenizer_adapter.load_tokenizer(tokenizer), model.decoder.num_embed
+        )
+        save = functools.partial(
+            hf_export.save_with_score, model.decoder, model.score[...], pad_token_id=pad_id
+        )
     elif lora.is_lora_enabled(model):
         save = functools.partial(hf_export.save_merged, model)
     else:

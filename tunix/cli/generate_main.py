@@ -89,6 +89,7 @@ def load(
     logging.getLogger("absl").setLevel(logging.ERROR)
     checkpoint = trained_model.find(path, options.step, None, options.weights or "last")
     model, base = trained_model.load(checkpoint)
+    trained_model.require_finite(checkpoint, model)
     return model, tokenizer_adapter.load_tokenizer(checkpoint.tokenizer_path or str(base))
 
 

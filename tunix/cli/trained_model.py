@@ -5,12 +5,14 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import yaml
 from flax import nnx
 
 from tunix.cli import build, run_weights, schema, structure
-from tunix.models import automodel, sources
+from tunix.models import automodel, sources, weight_table
+from tunix.models import weights as weights_lib
 from tunix.models.transformer import decoder
 from tunix.rl import shared_critic
 from tunix.sft import checkpoint_integrity as integrity
@@ -120,6 +122,24 @@ def load_reward_model(checkpoint: Checkpoint) -> tuple[reward_model.RewardModel,
     model = reward_model.RewardModel(base, rngs=nnx.Rngs(0))
     _restore(checkpoint, model)
     return model, path
+
+
+def require_finite(checkpoint: Checkpoint, model: nnx.Module) -> None:
+    """Check that a trained model can compute something.
+
+    Raises:
+        WeightsError: Naming every parameter that holds NaN or infinities.
+    """
+    state = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.LoRAParam)))
+    bad = [
+        f"parameter {weights_lib.dotted(path)} holds NaN or infinite numbers"
+        for path, leaf in state
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.isfinite(leaf[...]).all()
+    ]
+    if bad:
+        place = f"step {checkpoint.step} of {checkpoint.run} cannot be used"
+        problems = [*weight_table.collapsed(bad), weights_lib.NON_FINITE_REMEDY]
+        raise weight_table.WeightsError(place, problems)
 
 
 def _base(checkpoint: Checkpoint) -> tuple[decoder.Decoder, pathlib.Path]:

@@ -93,6 +93,16 @@ class TokenizerAdapter:
         """Whether conversations can be rendered."""
         return self._template is not None
 
+    @property
+    def special_ids(self) -> SpecialIds:
+        """Ids with a role, as they are declared."""
+        return self._special_ids
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of control tokens by their text."""
+        return {text: token.id for text, token in self._backend.special_tokens.items()}
+
     def bos_id(self) -> int | None:
         """Id that begins a text, ``None`` if the vocabulary has none (Qwen)."""
         return self._special_ids.bos

@@ -162,8 +162,8 @@ class _Metadata:
         value = self.get(key)
         if value is not None and value not in allowed:
             self.problems.append(
-                f"metadata {self.architecture}.{key} is {reprlib.repr(value)}, which is not supported "
-                f"(only {' or '.join(map(repr, allowed)) or 'no such entry'})"
+                f"metadata {self.architecture}.{key} is {reprlib.repr(value)}, which is not "
+                f"supported (only {' or '.join(map(repr, allowed)) or 'no such entry'})"
             )
 
     def raise_problems(self) -> None:

@@ -52,9 +52,8 @@ def family_of(raw: Mapping[str, Any], *, where: str = CONFIG_NAME) -> families.F
     found = raw.get("model_type")
     if not isinstance(found, str) or found not in by_type:
         hint = config.did_you_mean(str(found), by_type)
-        problem = (
-            f"model_type is {hf_fields.shown(found)}, which is not supported; known are {list(by_type)}{hint}"
-        )
+        shown = hf_fields.shown(found)
+        problem = f"model_type is {shown}, which is not supported; known are {list(by_type)}{hint}"
         raise config.ConfigError(f"Hugging Face config {where}", [problem])
     return by_type[found]
 

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -135,6 +135,7 @@ def save_with_score(
     card: model_card.ModelCard | None = None,
     write_tokenizer: TokenizerWriter | None = None,
     allow_non_finite: bool = False,
+    pad_token_id: int | None = None,
 ) -> pathlib.Path:
     """Save a reward model: ``score`` in place of the output head, adapters merged.
 
@@ -144,9 +145,12 @@ def save_with_score(
     Args:
         model: The decoder whose last hidden states are scored.
         score: What they are multiplied with.
+        pad_token_id: Transformers scores the last token that is not this one. It must be one that
+            ends no text, and the tokenizer's padding; by default that of the config of ``source``.
+            :mod:`tunix.generate.pad_token` chooses it and tells the tokenizer.
 
     Raises:
-        ExportError: As :func:`save_pretrained`.
+        ExportError: As :func:`save_pretrained`, and if no padding token is known, or it ends texts.
     """
     return _save(
         model,
@@ -157,7 +161,7 @@ def save_with_score(
         card=card,
         write_tokenizer=write_tokenizer,
         allow_non_finite=allow_non_finite,
-        score=score,
+        score=score_head.Score(score, pad_token_id),
     )
 
 
@@ -201,7 +205,7 @@ def _save(
     card: model_card.ModelCard | None,
     write_tokenizer: TokenizerWriter | None,
     allow_non_finite: bool,
-    score: Float[Array, " D"] | None = None,
+    score: score_head.Score | None = None,
 ) -> pathlib.Path:
     """Write all files; every check comes before the first byte."""
     assert isinstance(model, decoder.Decoder)
@@ -220,8 +224,8 @@ def _save(
     table = family.weights_of_files(model.config)
     tensors: Any = weights.export_tensors(model, table, parameters=dense_parameters(model))
     if score is not None:
-        config = score_head.make_config(config)
-        tensors = score_head.ScoredTensors(tensors, score)
+        config = score_head.make_config(config, score.pad_token_id, _ends(origin, config))
+        tensors = score_head.ScoredTensors(tensors, score.weight)
     override = None if dtype is None else np.dtype(jnp.dtype(dtype))
     specs = {
         name: (shape, own if override is None else override)
@@ -272,6 +276,13 @@ def new_directory(target: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _ends(origin: pathlib.Path | None, config: Mapping[str, Any]) -> set[int]:
+    """Return the ids that end texts, as far as the model's own files say."""
+    generation = {} if origin is None else hf_files.read_generation_config(origin)
+    found = (settings.get("eos_token_id") for settings in (config, generation))
+    return {i for ids in found for i in (ids if isinstance(ids, list) else [ids]) if i is not None}
 
 
 def _existing(source: str | pathlib.Path) -> pathlib.Path:

@@ -75,6 +75,14 @@ def write_generation_config(source: pathlib.Path, folder: pathlib.Path) -> None:
         shutil.copyfile(source / GENERATION_NAME, folder / GENERATION_NAME)
 
 
+def read_generation_config(source: pathlib.Path) -> dict[str, Any]:
+    """Return what ``generation_config.json`` says, if there is one, or a GGUF header instead."""
+    if source.is_file():
+        return _gguf_ids(source, every_end=True)
+    path = source / GENERATION_NAME
+    return hf_config.read_config(path) if path.exists() else {}
+
+
 def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Copy the files of the tokenizer, its chat template and the model's licence, unchanged."""
     for pattern in (*TOKENIZER_FILES, *_OTHER_FILES):

@@ -81,7 +81,7 @@ def write(
         more = len(non_finite) - _MOST_NAMED
         names = ", ".join(non_finite[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         raise NonFiniteError(
-            f"{len(non_finite)} of {len(specs)} tensors hold NaN or infinite numbers ({names}), and "
+            f"{len(non_finite)} of {len(specs)} tensors hold NaN or infinite numbers ({names}); "
             "such a model computes nothing: the training has failed. Take a checkpoint from before "
             "that, or write it all the same with --allow-non-finite (allow_non_finite=True)"
         )

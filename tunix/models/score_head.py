@@ -3,7 +3,8 @@
 That of ``AutoModelForSequenceClassification`` with one label.
 """
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ SCORE = "score.weight"
 OUTPUT_HEAD = "lm_head.weight"
 
 _LANGUAGE_MODEL, _CLASSIFIER = "ForCausalLM", "ForSequenceClassification"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A score, and the padding token by which transformers finds the token that is scored."""
+
+    weight: Float[Array, " D"]
+    pad_token_id: int | None
+    """``None`` for that of the config."""
 
 
 class ScoredTensors:
@@ -38,16 +48,39 @@ class ScoredTensors:
         yield SCORE, self._score
 
 
-def make_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def make_config(
+    config: Mapping[str, Any], pad_token_id: int | None, ends: Collection[int]
+) -> dict[str, Any]:
     """Return the ``config.json`` of a reward model, made of that of its language model.
 
+    Args:
+        config: Of the language model.
+        pad_token_id: Padding, if not that of ``config``.
+        ends: Ids of tokens that end texts.
+
     Raises:
-        ConfigError: If transformers has no classifier of its architecture.
+        ConfigError: If transformers has no classifier of its architecture, or would not score the
+            last token of a text.
     """
     names = config["architectures"]
+    problems = []
     if not all(name.endswith(_LANGUAGE_MODEL) for name in names):
-        problem = f"architectures {names}: a score is for text models (...{_LANGUAGE_MODEL}) only"
-        raise config_lib.ConfigError("reward model", [problem])
+        problems.append(
+            f"architectures {names}: a score is for text models (...{_LANGUAGE_MODEL}) only"
+        )
+    pad = config.get("pad_token_id") if pad_token_id is None else pad_token_id
+    why = "transformers scores the last token of a text that is not pad_token_id"
+    if pad is None:
+        problems.append(f"pad_token_id is missing: {why}; give one that ends no text")
+    elif pad in ends:
+        problems.append(
+            f"pad_token_id {pad} ends texts (eos_token_id): {why}, and would skip the very token "
+            "that is scored here; give another"
+        )
+    elif not 0 <= pad < config["vocab_size"]:
+        problems.append(f"pad_token_id {pad} is outside of the {config['vocab_size']} embeddings")
+    if problems:
+        raise config_lib.ConfigError("reward model", problems)
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     renamed = [name.removesuffix(_LANGUAGE_MODEL) + _CLASSIFIER for name in names]
-    return {**config, **labels, "architectures": renamed}
+    return {**config, **labels, "architectures": renamed, "pad_token_id": pad}

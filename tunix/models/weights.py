@@ -172,7 +172,7 @@ def _require_layers(
     table: Sequence[weight_table.Weight],
     source: weight_table.TensorSource,
 ) -> None:
-    """Raise if there are fewer tensors than layers and experts: too many to be listed one by one."""
+    """Raise if there are fewer tensors than layers and experts: too many to be listed."""
     experts = (config.num_experts or 1) if any("{e}" in row.hf for row in table) else 1
     if config.num_layers * experts > len(source.shapes):
         of = f" of {experts} experts" if experts > 1 else ""

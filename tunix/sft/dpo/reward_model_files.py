@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from tunix.models import hf_config, safetensors_loader, score_head, weight_table, weights
 from tunix.sft.dpo import reward_model
+from tunix.utils import finite
 
 SCORE = score_head.SCORE
 
@@ -63,7 +64,7 @@ def load_reward_model(
         precision: How matrices are multiplied, see :mod:`tunix.ops.dot`.
 
     Raises:
-        RewardModelFileError: If there is no score, or more than one.
+        RewardModelFileError: If there is no score, more than one, or one that is not finite.
         ConfigError: If the model cannot be represented; lists every field that cannot.
         CheckpointFileError: If a file is missing, truncated or corrupt.
         WeightsError: If tensors and architecture do not fit; lists every tensor concerned.
@@ -81,7 +82,10 @@ def load_reward_model(
     source: weight_table.TensorSource = _Backbone(files)
     decoder = weights.load_model(family.model_class, config, family.weights, source, mesh=mesh)
     model = reward_model.RewardModel(decoder, rngs=nnx.Rngs(0))
-    model.score[...] = jnp.asarray(files.read(SCORE)[0], jnp.float32)
+    score = files.read(SCORE)[0].astype(np.float32)
+    if finite.count_non_finite(score):
+        raise RewardModelFileError(f"{files.where}: {SCORE} holds NaN or infinite numbers")
+    model.score[...] = jnp.asarray(score)
     return model
 
 
