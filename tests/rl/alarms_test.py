@@ -77,6 +77,32 @@ def test_an_alarm_sounds_once_and_again_when_it_comes_back(tmp_path):
     assert "100% of the groups" in rows[0]["message"]
 
 
+def test_a_function_that_fails_for_a_whole_rollout_is_told_of_at_once(tmp_path):
+    failed = {"reward_failed/form": 1.0, "reward_failed/right": 0.9}
+    watch = alarms.AlarmWatch(alarms.AlarmConfig(), tmp_path)
+    (sentence,) = watch.observe({**CALM, **failed}, step=1)
+    assert sentence.startswith("form failed for 100% of the completions")
+    assert watch.observe({**CALM, **failed}, step=2) == []
+    (other,) = watch.observe({**CALM, "reward_failed/right": 1.0}, step=3)
+    assert other.startswith("right failed")
+    assert watch.observe(CALM, step=4) == []
+    assert len(watch.observe({**CALM, **failed}, step=5)) == 1  # it has come back
+    rows = json_lines.read(tmp_path / "alarms.jsonl")
+    assert [row["alarm"] for row in rows] == [
+        f"reward_failed/{n}" for n in ("form", "right", "form")
+    ]
+    resumed = alarms.AlarmWatch(alarms.AlarmConfig(), None)
+    resumed.resume([{**CALM, **failed}], step=1)
+    assert resumed.observe({**CALM, **failed}, step=2) == []
+
+
+def test_the_share_that_fails_may_be_set_or_ignored():
+    failed = {**CALM, "reward_failed/form": 0.5}
+    for limit, expected in ((0.5, 1), (0.6, 0), (None, 0)):
+        watch = alarms.AlarmWatch(alarms.AlarmConfig(reward_failed=limit), None)
+        assert len(watch.observe(failed, step=1)) == expected
+
+
 @pytest.mark.parametrize("stop", range(1, len(STORY)))
 def test_a_resumed_watch_sounds_like_one_that_never_stopped(tmp_path, stop):
     whole = alarms.AlarmWatch(CONFIG, tmp_path / "whole")

@@ -5,16 +5,16 @@ import re
 import pytest
 
 from tests.repo import source
-from tests.rl import helpers
+from tests.rl import helpers, process_rewards
 from tests.rl.ppo import ppo_learner_test
-from tunix.rl import curriculum
+from tunix.rl import curriculum, rewards
 from tunix.rl.ppo import ppo_learner
 
 PAGE = source.ROOT / "docs" / "reference" / "rl_metrics.md"
 TABLE = re.compile(r"^\| `(train|eval)/\.\.\.` .*\n(?:\|.*\n)+", re.MULTILINE)
 NAME = re.compile(r"^\| `([^`]+)`", re.MULTILINE)
 OFF_POLICY = re.compile(r"`(off_policy_\w+)`")
-FUNCTIONS = ("share_of_fives", "sometimes")
+FUNCTIONS = ("share_of_fives", "sometimes", "lazily")
 ROWS = [{"prompts": text} for text in helpers.PROMPTS]
 
 
@@ -49,7 +49,11 @@ def of_grpo():
     cluster = helpers.make_cluster(reference=helpers.tiny_decoder(7), eval_every_n_steps=1)
     learner = helpers.make_learner(
         cluster,
-        [helpers.share_of_fives, sometimes],
+        [
+            helpers.share_of_fives,
+            sometimes,
+            rewards.Reward(fn=process_rewards.lazily, run_in="process"),
+        ],
         beta=0.05,
         log_entropy=True,
         epsilon_c=3.0,

@@ -340,7 +340,8 @@ def test_a_process_that_hangs_or_crashes_takes_nobody_along():
     with pytest.raises(rewards.RewardError) as caught:
         run(rewards.Reward(fn=process_rewards.crashes, run_in="process", workers=1))
     assert "exit code 7 (at sample 1" in str(caught.value)
-    assert "KeyError: 'boom' (at sample 2" in str(caught.value)
+    assert "KeyError: 'boom' (process_rewards.py, line " in str(caught.value)
+    assert ") (at sample 2" in str(caught.value)
 
 
 def test_a_batch_that_fails_is_scored_one_by_one_where_failures_may_count():

@@ -21,6 +21,8 @@ class RewardResult:
     """Time each function took."""
     failed: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Completions whose score is ``on_error`` in place of the function's."""
+    restarts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Processes that were started in place of others, of functions that run in some."""
 
     def scores_of(self, i: int) -> dict[str, float | None]:
         """Return the scores of one completion, ``None`` where a function does not apply."""
@@ -31,10 +33,11 @@ class RewardResult:
 
     @property
     def costs(self) -> dict[str, float]:
-        """What running the functions was like: seconds, and share of failed samples, of each."""
+        """What running each function was like: seconds, share of failed samples, restarts."""
         return {
             **{f"reward_seconds/{name}": seconds for name, seconds in self.seconds.items()},
             **{f"reward_failed/{name}": n / len(self.total) for name, n in self.failed.items()},
+            **{f"reward_restarts/{name}": float(n) for name, n in self.restarts.items()},
         }
 
 

@@ -19,7 +19,8 @@ _LOG = logging.getLogger(__name__)
 Metrics = Mapping[str, float]
 
 LIMITS = ("dead_groups", "truncated", "mismatch")
-"""Alarms about a limit; the others compare with the first rollouts."""
+"""Alarms about the mean over a window; others compare with the first rollouts, and a reward
+function that fails is told of at once."""
 
 RISE = 0.25
 """By how much of its standard deviation at first the reward has risen when it counts as risen."""
@@ -50,12 +51,15 @@ class AlarmConfig(config_lib.Config):
     reward_drop: float | None = 0.2
     """Share of its mean at first that one reward function has lost while their sum rose."""
 
+    reward_failed: float | None = 1.0
+    """Share of the completions of one rollout for which a reward function failed."""
+
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
         if self.window < 1:
             yield f"window must be at least 1, got {self.window}"
-        for name in ("dead_groups", "truncated", "entropy", "reward_drop"):
+        for name in ("dead_groups", "truncated", "entropy", "reward_drop", "reward_failed"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value <= 1.0:
                 yield f"{name} is a share in (0, 1], got {value}"
@@ -98,6 +102,20 @@ def _limit_conditions(last: Sequence[Metrics], config: AlarmConfig) -> Iterator[
             "mismatch",
             f"sampler and trainer disagree about the policy (KL {mismatch:.2g}); compare their "
             "precision and temperature, or set rollout_correction",
+        )
+
+
+def _failures(newest: Metrics, config: AlarmConfig) -> Iterator[tuple[str, str]]:
+    """Yield the reward functions that fail in the newest rollout."""
+    for name, share in newest.items():
+        function = name.removeprefix("reward_failed/")
+        if config.reward_failed is None or function == name or share < config.reward_failed:
+            continue
+        yield (
+            name,
+            f"{function} failed for {share:.0%} of the completions, which get its on_error in "
+            "place of a score: what is learned from them is not what it rewards; the warning "
+            "before this one says why it failed",
         )
 
 
@@ -199,10 +217,10 @@ class AlarmWatch:
             self._first.append(metrics)
         self._last.append(metrics)
         self._seen += 1
-        if self._seen < window:
-            return {}
-        first = self._first if self._seen >= 2 * window else []
-        found = conditions(first, list(self._last), self._config)
+        found = dict(_failures(metrics, self._config))
+        if self._seen >= window:
+            first = self._first if self._seen >= 2 * window else []
+            found |= conditions(first, list(self._last), self._config)
         # A limit that the newest rollout meets no more is on its way out, not in.
         newest = dict(_limit_conditions([metrics], self._config))
         is_over = {name for name in LIMITS if name not in newest}

@@ -1,29 +1,52 @@
 """Processes that call one function again and again, and can be killed while they do.
 
-Only the standard library: a child imports this file and what the function needs.
+What goes on in them is in ``reward_child.py``.
 """
 
+import contextlib
 import functools
-import importlib.util
 import multiprocessing
 import os
 import pickle
 import queue
 import signal
+import socket
 import sys
+import time
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
-from multiprocessing import connection
 from typing import Any
+
+from tunix.rl import process_channel, reward_child
+from tunix.utils import error_text
 
 START_SECONDS = 300.0
 """How long a child may take to import the function's module."""
 
+ATTEMPTS = 3
+"""Processes that are started for one call before it is given up."""
 
-class ProcessDiedError(RuntimeError):
+
+class ProcessError(RuntimeError):
+    """What a call in a process ended with, in words."""
+
+
+class RaisedError(ProcessError):
+    """The function raised: the type, text and line of its exception."""
+
+
+class ProcessDiedError(ProcessError):
     """The process that ran a function ended: it crashed, or the system killed it."""
+
+
+class UnusableError(ProcessError):
+    """The process cannot start, or what goes in or comes out cannot pass between processes."""
+
+
+class OutOfTimeError(TimeoutError):
+    """A call took longer than it may; not what the function itself raises."""
 
 
 class ProcessPool:
@@ -37,29 +60,40 @@ class ProcessPool:
     def __init__(self, fn: Callable[..., Any], num_workers: int):
         payload = (pickle.dumps(fn), _source_of(fn))
         self._workers = [_Worker(payload) for _ in range(num_workers)]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
         self._finalizer = weakref.finalize(self, _close_all, self._workers)
 
+    @property
+    def restarts(self) -> int:
+        """How many processes have been started in place of others."""
+        return sum(max(0, worker.starts - 1) for worker in self._workers)
+
     def run(
-        self, calls: list[dict[str, Any]], time_limit: float | None
+        self, calls: list[dict[str, Any]], *, time_limit: float | None, most: int | None
     ) -> list[Any | BaseException]:
         """Return the value of every call, or the exception it ended with.
 
         Args:
             calls: Keyword arguments.
             time_limit: Seconds for each; a process that takes longer is killed.
+            most: As in :func:`tunix.rl.reward_child.called`.
         """
-        idle: queue.Queue[_Worker] = queue.Queue()
-        for worker in self._workers:
-            idle.put(worker)
+        unusable: list[UnusableError] = []
 
         def call(kwargs: dict[str, Any]) -> Any:
-            worker = idle.get()
+            worker = self._idle.get()
             try:
-                return worker.call(kwargs, time_limit)
+                # What one call has shown to be impossible is not waited for again.
+                return unusable[0] if unusable else worker.call(_message(kwargs, most), time_limit)
+            except UnusableError as error:
+                unusable.append(error)
+                return error
             except Exception as error:
                 return error
             finally:
-                idle.put(worker)
+                self._idle.put(worker)
 
         with futures.ThreadPoolExecutor(max_workers=len(self._workers)) as pool:
             return list(pool.map(call, calls))
@@ -70,97 +104,148 @@ class ProcessPool:
 
 
 class _Worker:
-    """One process, started anew after it had to be killed."""
+    """One process, started anew after it ended or had to be killed."""
 
-    def __init__(self, payload: tuple[bytes, tuple[str, str] | None]):
+    def __init__(self, payload: reward_child.Payload):
         self._payload = payload
         self._process: Any = None
-        self._pipe: Any = None
+        self._channel: Any = None
+        self.starts = 0
 
-    def call(self, kwargs: dict[str, Any], time_limit: float | None) -> Any:
+    def call(self, message: bytes, time_limit: float | None) -> Any:
         """Return what the function returns.
 
         Raises:
-            TimeoutError: If it takes longer than ``time_limit`` seconds; the process is killed.
+            OutOfTimeError: If it takes longer than ``time_limit`` seconds; the process is killed.
+            RaisedError: If the function raises.
             ProcessDiedError: If the process ends.
-            Exception: Whatever the function raises.
+            UnusableError: If no process can start, or the value cannot come here.
         """
-        if self._process is None:
-            self._start()
-        self._pipe.send_bytes(pickle.dumps(kwargs))
-        return self._receive(time_limit, f"took longer than {time_limit} s and was killed")
+        self._hand_over(message, time_limit)
+        try:
+            answer = self._channel.receive(deadline=_deadline(time_limit))
+        except TimeoutError:
+            self.close()
+            raise OutOfTimeError(f"took longer than {time_limit} s and was killed") from None
+        except EOFError:
+            raise ProcessDiedError(self._ending()) from None
+        except process_channel.TooLongError:
+            answer = b""
+        kind, content = answer[:1], answer[1:]
+        if kind == reward_child.VALUE:
+            try:
+                return pickle.loads(content)
+            except Exception as error:
+                raise UnusableError(
+                    "what it returned cannot be read outside of its process "
+                    f"({error_text.describe(error)}); return numbers"
+                ) from None
+        if kind in (reward_child.RAISED, reward_child.UNUSABLE):
+            raise (RaisedError if kind == reward_child.RAISED else UnusableError)(content.decode())
+        self.close()
+        raise ProcessDiedError("its process sent something that is no answer, and was killed")
 
     def close(self) -> None:
-        """Kill the process, if there is one."""
-        if self._process is not None:
-            self._pipe.close()
-            self._process.kill()
-            self._process.join()
-            self._process = self._pipe = None
+        """Kill the process and what it has started, if there is one."""
+        if self._process is None:
+            return
+        self._channel.close()
+        if self._process.is_alive():
+            with contextlib.suppress(ProcessLookupError, AttributeError):  # not on Windows
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()  # before it had a group of its own
+        self._process.join()
+        self._process = self._channel = None
+
+    def _hand_over(self, message: bytes, time_limit: float | None) -> None:
+        """Have a process take a call; one that ended, or was stopped, while idle is replaced."""
+        for _ in range(ATTEMPTS):
+            if self._process is None:
+                self._start()
+            deadline = _deadline(START_SECONDS if time_limit is None else time_limit)
+            with contextlib.suppress(EOFError, TimeoutError, process_channel.TooLongError):
+                self._channel.send(message, deadline=deadline)
+                if self._channel.receive(deadline=deadline) == reward_child.TAKEN:
+                    return
+            self.close()
+        raise ProcessDiedError(f"{ATTEMPTS} processes ended, or hung, before they took the call")
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with JAX can hang
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._payload), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._receive(START_SECONDS, f"did not start within {START_SECONDS} s")
-
-    def _receive(self, seconds: float | None, too_late: str) -> Any:
-        try:
-            if not self._pipe.poll(seconds):
+        reason = ""
+        for _ in range(ATTEMPTS):
+            try:
+                self._launch()
+                answer = self._channel.receive(deadline=_deadline(START_SECONDS))
+            except TimeoutError:
                 self.close()
-                raise TimeoutError(too_late)
-            is_value, value = pickle.loads(self._pipe.recv_bytes())
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            code = self._process.exitcode
+                raise UnusableError(f"its process did not start in {START_SECONDS} s") from None
+            except EOFError:
+                reason = self._ending()
+                continue
+            except OSError as error:  # no memory, or no process, is left for now
+                reason = error_text.describe(error)
+                continue
+            if answer == reward_child.READY:
+                self.starts += 1
+                return
             self.close()
-            raise ProcessDiedError(f"its process ended with {_meaning(code)}") from None
-        if not is_value:
-            raise value
-        return value
+            raise UnusableError(f"its process cannot start: {answer[1:].decode()}")
+        raise UnusableError(f"its process cannot start, tried {ATTEMPTS} times: {reason}")
+
+    def _launch(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with JAX can hang
+        ours, theirs = socket.socketpair()
+        given = (theirs, self._payload)
+        process = context.Process(target=reward_child.serve, args=given, daemon=True)
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._process = process
+        self._channel = process_channel.Channel(
+            ours, is_alive=process.is_alive, most_bytes=reward_child.MOST_ANSWER_BYTES
+        )
+
+    def _ending(self) -> str:
+        """Return what became of the process that does not answer any more."""
+        self._process.join(1.0)
+        code = self._process.exitcode
+        self.close()
+        if code is None:
+            return "its process closed its connection, and was killed"
+        return f"its process ended with {_meaning(code)}"
+
+
+def _message(kwargs: Mapping[str, Any], most: int | None) -> bytes:
+    """Return a call as bytes."""
+
+    def fault_of(value: object) -> str | None:
+        try:
+            pickle.dumps(value)
+        except Exception as error:  # pickle raises whatever the object does
+            return error_text.describe(error)
+        return None
+
+    try:
+        return pickle.dumps((kwargs, most))
+    except Exception as error:
+        faults = [f"{n} ({why})" for n, value in kwargs.items() if (why := fault_of(value))]
+        raise UnusableError(
+            f"these arguments cannot go to another process: "
+            f"{', '.join(faults) or error_text.describe(error)}; use run_in='thread'"
+        ) from None
+
+
+def _deadline(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _close_all(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.close()
-
-
-def _serve(pipe: connection.Connection, payload: tuple[bytes, tuple[str, str] | None]) -> None:
-    """Answer calls until the other end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator is the trainer's
-    try:
-        pickled, source = payload
-        if source is not None:
-            _load(*source)
-        fn = pickle.loads(pickled)
-    except BaseException as error:
-        pipe.send_bytes(_packed(False, error))
-        return
-    pipe.send_bytes(_packed(True, None))
-    while True:
-        try:
-            kwargs = pickle.loads(pipe.recv_bytes())
-        except EOFError:
-            return
-        try:
-            answer = _packed(True, fn(**kwargs))
-        except Exception as error:
-            answer = _packed(False, error)
-        pipe.send_bytes(answer)
-
-
-def _packed(is_value: bool, value: object) -> bytes:
-    """Return an answer as bytes; an exception that cannot be pickled becomes its description."""
-    try:
-        packed = pickle.dumps((is_value, value))
-        pickle.loads(packed)  # an exception with arguments of its own may pickle and not unpickle
-    except Exception as error:
-        told = value if not is_value else error
-        return pickle.dumps((False, RuntimeError(f"{type(told).__name__}: {told}")))
-    return packed
 
 
 def _source_of(fn: Any) -> tuple[str, str] | None:
@@ -174,22 +259,8 @@ def _source_of(fn: Any) -> tuple[str, str] | None:
     return None if file is None or owner.__module__ == "__main__" else (owner.__module__, file)
 
 
-def _load(name: str, file: str) -> None:
-    """Execute a file as a module of this name, unless the name is enough to find it."""
-    try:
-        if importlib.util.find_spec(name) is not None:
-            return
-    except ModuleNotFoundError:  # its package is not there
-        pass
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-def _meaning(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
+def _meaning(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    known = -code in {int(one) for one in signal.Signals}
+    return f"signal {signal.Signals(-code).name if known else -code}"

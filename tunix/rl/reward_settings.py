@@ -138,19 +138,16 @@ class Reward(config_lib.Config):
         columns: Mapping[str, Sequence[Any]],
     ) -> list[dict[str, Any]]:
         """Return the keyword arguments of every call: all with ``**kwargs``, else what is named."""
+        names = SAMPLE_ARGUMENTS if self.takes_samples else BATCH_ARGUMENTS
+        given = {**columns, names[0]: prompts, names[1]: completions}
+        # Values of its own: what one function does to them is nothing to the others.
+        own = {
+            name: [score_functions.own_copy(value) for value in values]
+            for name, values in score_functions.taken(self.fn, given).items()
+        }
         if not self.takes_samples:
-            # Lists of its own: what one function does to them is nothing to the others.
-            own = {name: list(values) for name, values in columns.items()}
-            given = {**own, "prompts": list(prompts), "completions": list(completions)}
-            return [score_functions.taken(self.fn, given)]
-        return [
-            score_functions.taken(
-                self.fn,
-                {name: values[i] for name, values in columns.items()}
-                | {"prompt": prompts[i], "completion": completions[i]},
-            )
-            for i in range(len(completions))
-        ]
+            return [own]
+        return [{name: own[name][i] for name in own} for i in range(len(completions))]
 
 
 def unique_names(settings: Sequence[Reward]) -> list[str]:

@@ -11,19 +11,16 @@ How it is run (processes, time limits, what if it fails) says :class:`Reward`. N
 knows about models.
 """
 
-import dataclasses
-import inspect
-import pathlib
-import traceback
+import logging
 import weakref
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from tunix.rl import abstract_reward_manager, reward_process, reward_runner, reward_settings
+from tunix.rl import abstract_reward_manager, reward_problems, reward_runner, reward_settings
 from tunix.utils import config as config_lib
 from tunix.utils import score_functions
 
@@ -32,8 +29,7 @@ RewardResult = abstract_reward_manager.RewardResult
 RewardFn = reward_settings.RewardFn | Reward
 """A function, or one with settings."""
 
-SHOWN_CHARACTERS = 200
-SHOWN_PROBLEMS = 5
+_LOG = logging.getLogger(__name__)
 
 
 class RewardError(ValueError):
@@ -93,6 +89,7 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
         runners = map(reward_runner.RewardRunner, settings)
         self._runners = dict(zip(names, runners, strict=True))
         self._weights = dict(zip(names, weights, strict=True))
+        self._told: dict[str, float] = {}
         self._finalizer = weakref.finalize(self, _close_all, list(self._runners.values()))
 
     @property
@@ -136,7 +133,7 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
                 applies to a completion.
         """
         self.check_columns(list(columns))
-        samples = _Samples(prompts=list(prompts), completions=list(completions))
+        samples = reward_problems.Samples(prompts=list(prompts), completions=list(completions))
         with futures.ThreadPoolExecutor(max_workers=len(self._runners)) as pool:
             running = {
                 name: pool.submit(runner.run, samples.prompts, samples.completions, columns)
@@ -145,15 +142,19 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
         outcomes = {name: future.result() for name, future in running.items()}
         problems, causes = [], []
         for name, outcome in outcomes.items():
-            if outcome.failures and self._runners[name].settings.on_error == "raise":
-                causes += outcome.failures.values()
-                problems += _failure_problems(name, outcome, samples)
+            raises = self._runners[name].settings.on_error == "raise"
+            if failures := outcome.failures if raises else outcome.mistakes:
+                causes += failures.values()
+                problems += reward_problems.of_failures(name, outcome, failures, samples)
             else:
-                problems += _value_problems(name, outcome.values, samples)
+                problems += reward_problems.of_values(name, outcome.values, samples)
         if problems:
             raise RewardError(problems) from (causes[0] if causes else None)
+        self._tell_of_failures(outcomes, samples)
         scores = {
-            name: np.asarray([np.nan if v is None else float(v) for v in outcome.values])
+            name: np.asarray(
+                [np.nan if v is None else float(np.asarray(v)) for v in outcome.values]
+            )
             for name, outcome in outcomes.items()
         }
         return RewardResult(
@@ -161,6 +162,7 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
             per_function=scores,
             seconds={name: outcome.seconds for name, outcome in outcomes.items()},
             failed={name: len(outcome.failures) for name, outcome in outcomes.items()},
+            restarts={n: o.restarts for n, o in outcomes.items() if o.restarts is not None},
         )
 
     def combine(self, scores: Mapping[str, Float[np.ndarray, " B"]]) -> Float[np.ndarray, " B"]:
@@ -184,8 +186,28 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
         """End the processes of functions that run in some."""
         self._finalizer()
 
+    def _tell_of_failures(
+        self, outcomes: Mapping[str, reward_runner.Outcome], samples: reward_problems.Samples
+    ) -> None:
+        """Warn of a function's first failure, and whenever it begins to fail for all."""
+        for name, outcome in outcomes.items():
+            count, total = len(outcome.failures), len(samples.completions)
+            told = self._told.get(name, 0.0)
+            if count and (told == 0.0 or (count == total and told < 1.0)):
+                (reason, *_) = reward_problems.of_failures(name, outcome, outcome.failures, samples)
+                _LOG.warning(
+                    "%s failed for %d of %d completions, which get on_error (%s) in its place: %s",
+                    name,
+                    count,
+                    total,
+                    self._runners[name].settings.on_error,
+                    reason,
+                )
+            if count or told == 1.0:
+                self._told[name] = count / total
+
     def _total(
-        self, scores: Mapping[str, Float[np.ndarray, " B"]], samples: "_Samples"
+        self, scores: Mapping[str, Float[np.ndarray, " B"]], samples: reward_problems.Samples
     ) -> Float[np.ndarray, " B"]:
         without = np.all([np.isnan(values) for values in scores.values()], axis=0)
         if without.any():
@@ -221,91 +243,15 @@ def require_rewards(
     is_usable = np.abs(found) <= np.finfo(np.float32).max
     if (faults := np.flatnonzero(~is_usable)).size:
         i = int(faults[0])
-        where = _Samples(prompts=list(prompts), completions=list(completions)).describe(i)
+        where = reward_problems.Samples(
+            prompts=list(prompts), completions=list(completions)
+        ).describe(i)
         raise RewardError(
             [f"{owner} returned {found[i]} for {faults.size} completions, first at {where}"]
         )
     return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Samples:
-    """The completions, as messages tell of them."""
-
-    prompts: list[str]
-    completions: list[str]
-
-    def describe(self, i: int) -> str:
-        prompt, completion = shorten(self.prompts[i]), shorten(self.completions[i])
-        return f"sample {i}: prompt {prompt!r}, completion {completion!r}"
-
-
 def _close_all(runners: Sequence[reward_runner.RewardRunner]) -> None:
     for runner in runners:
         runner.close()
-
-
-def _failure_problems(name: str, outcome: reward_runner.Outcome, samples: _Samples) -> list[str]:
-    """Return why a function failed, at which samples."""
-    if outcome.whole is not None:
-        error, fault = outcome.whole, next(iter(outcome.failures))
-        where = f" (first at {samples.describe(fault)})"
-        if outcome.failures[fault] is error:
-            where = " (on the whole batch; on no sample alone)"
-        if isinstance(error, TimeoutError):
-            where = f" (all {len(samples.completions)} completions in one call)"
-        return [f"{_raised(name, error)}{where}"]
-    shown = list(outcome.failures.items())[:SHOWN_PROBLEMS]
-    problems = [f"{_raised(name, error)} (at {samples.describe(i)})" for i, error in shown]
-    return problems + _and_more(name, len(outcome.failures))
-
-
-def _raised(name: str, error: Exception) -> str:
-    """Return what was raised and, if it is known, the line of the user's file."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call, in our code
-    # What another process raised has lost its lines, and is raised anew by ours.
-    is_lost = not frames or frames[0].filename == reward_process.__file__
-    frames = [f for f in frames if not is_lost and f.filename == frames[0].filename]
-    line = ""
-    if frames:
-        line = f" ({pathlib.PurePath(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return f"{name} raised {type(error).__name__}: {error}{line}"
-
-
-def _value_problems(name: str, values: object, samples: _Samples) -> list[str]:
-    """Return what is wrong with the value of a reward function."""
-    # A set has no order and counts equal scores once.
-    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, Iterable):
-        return [f"{name} must return a list of numbers, got {type(values).__name__}"]
-    values = list(values)
-    if len(values) != len(samples.completions):
-        return [f"{name} returned {len(values)} rewards for {len(samples.completions)} completions"]
-    faults = [i for i, v in enumerate(values) if v is not None and not score_functions.is_score(v)]
-    problems = [
-        f"{name} returned {shorten(repr(values[i]))} where a finite number is expected, "
-        f"at {samples.describe(i)}{_hint(values[i])}"
-        for i in faults[:SHOWN_PROBLEMS]
-    ]
-    return problems + _and_more(name, len(faults))
-
-
-def _hint(value: object) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return f"; a truth value is no score: return float({value})"
-    if inspect.iscoroutine(value):
-        value.close()  # nobody will await it
-        return "; it was not awaited: write the function as async def"
-    return ""
-
-
-def _and_more(name: str, count: int) -> list[str]:
-    more = count - SHOWN_PROBLEMS
-    return [f"{name}: {more} more samples like these"] if more > 0 else []
-
-
-def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """Return ``text``, with its middle left out if it is longer than ``limit`` characters."""
-    if len(text) <= limit:
-        return text
-    half = (limit - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"

@@ -110,7 +110,11 @@ class Scores:
                         f"score {name} needs the column {wanted!r}; there are {sorted(given)}"
                         f"{config_lib.did_you_mean(wanted, given)}"
                     )
-            values = fn(**score_functions.taken(fn, given))
+            own = {
+                name: [score_functions.own_copy(value) for value in values]
+                for name, values in score_functions.taken(fn, given).items()
+            }
+            values = fn(**own)
             found[name] = _checked(name, values, completions)
         return found
 

@@ -1,5 +1,6 @@
 """Functions of users that score replies: what they are called, what they take and return."""
 
+import copy
 import functools
 import inspect
 import types
@@ -20,6 +21,17 @@ def taken(fn: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given)
     parameters = inspect.signature(fn).parameters
     return {name: value for name, value in given.items() if name in parameters}
+
+
+def own_copy(value: Any) -> Any:
+    """Return a copy that a function may change without anyone else noticing.
+
+    What cannot be copied, an open file say, is shared as the user made it.
+    """
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # whatever the value's class raises
+        return value
 
 
 def required(fn: Callable[..., Any]) -> list[str]:

@@ -1,0 +1,222 @@
+"""Whatever becomes of a reward function's process: the other replies keep their scores."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.rl import process_rewards
+from tunix.rl import reward_process, rewards
+
+COMPLETIONS = ["x", "yy", "zzz"]
+
+
+def make(fn, **settings):
+    return rewards.RewardManager(rewards.Reward(fn=fn, run_in="process", **settings))
+
+
+def call(manager, prompt="?", completions=COMPLETIONS, **columns):
+    return manager([prompt] * len(completions), completions, columns)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def is_gone_within(seconds, group):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("on_error", [0.0, None, "raise"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_process_that_ends_or_stops_while_idle_is_replaced_and_counted(how, on_error):
+    manager = make(process_rewards.own_pid, workers=1, on_error=on_error, time_limit=2.0)
+    first = call(manager)
+    os.kill(int(first.total[0]), how)
+    time.sleep(0.1)
+    second = call(manager)
+    assert len(set(first.total)) == len(set(second.total)) == 1
+    assert first.total[0] != second.total[0]
+    assert not is_running(int(first.total[0]))
+    assert [one.restarts["own_pid"] for one in (first, second, call(manager))] == [0, 1, 0]
+    assert second.costs["reward_failed/own_pid"] == 0.0
+    assert second.costs["reward_restarts/own_pid"] == 1.0
+    manager.close()
+
+
+def test_every_one_of_several_idle_processes_is_replaced():
+    manager = make(process_rewards.own_pid, workers=2, on_error=0.0)
+    pids = set()
+    for _ in range(20):  # until both have had a turn
+        pids |= set(call(manager).total)
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(int(pid), signal.SIGKILL)
+    result = call(manager, completions=["x"] * 40)
+    assert not set(result.total) & (pids | {0.0})
+    assert 1 <= result.restarts["own_pid"] <= 2
+    manager.close()
+
+
+def test_a_function_of_batches_gets_a_new_process_too():
+    manager = make(process_rewards.own_pid_of_all, on_error=0.0)
+    pid = int(call(manager).total[0])
+    os.kill(pid, signal.SIGKILL)
+    assert not set(call(manager).total) & {pid, 0}
+    manager.close()
+
+
+ENDINGS = {
+    "exit": "its process ended with exit code 7",
+    "kill": "its process ended with signal SIGKILL",
+    "real-time signal": "its process ended with signal ",
+    "sys.exit": "raised SystemExit: 3",
+    "fork and end": "its process ended with exit code 7",
+    "fork and hang": "took longer than 0.7 s",
+    "stop": "took longer than 0.7 s",
+    "half, then hang": "took longer than 0.7 s",
+    "half, then end": "its process ended with exit code 7",
+    "noise": "something that is no answer",
+    "hang up": "closed its connection",
+    "mute": "raised Mute: (its text cannot be made: RuntimeError)",
+    "long text": "raised ValueError: xxx",
+    "surrogate": r"raised ValueError: bad \ud83d end",
+}
+
+
+@pytest.mark.parametrize("deed", ENDINGS)
+def test_a_call_that_goes_wrong_costs_its_own_reply_alone(deed, caplog):
+    manager = make(process_rewards.does, workers=1, time_limit=0.7, on_error=-1.0)
+    start = time.monotonic()
+    for _ in range(2):
+        assert call(manager, deed).total.tolist() == [1.0, -1.0, 1.0]
+    assert time.monotonic() - start < 10.0
+    assert ENDINGS[deed] in caplog.text and len(caplog.text) < 5_000
+    manager.close()
+    manager = make(process_rewards.does, workers=2, time_limit=0.7)
+    with pytest.raises(rewards.RewardError) as caught:
+        call(manager, deed)
+    assert ENDINGS[deed] in str(caught.value) and "sample 1" in str(caught.value)
+    assert len(str(caught.value)) < 5_000
+    manager.close()
+
+
+def test_what_a_killed_process_has_started_ends_with_it():
+    pool = reward_process.ProcessPool(process_rewards.does, 1)
+    pool.run([{"prompt": "?", "completion": "x"}], time_limit=None, most=None)
+    group = pool._workers[0]._process.pid
+    calls = [{"prompt": "fork and hang", "completion": "yy"}]
+    (error,) = pool.run(calls, time_limit=0.5, most=None)
+    assert isinstance(error, reward_process.OutOfTimeError)
+    assert is_gone_within(5.0, group)  # whoever is left of the process's group
+
+
+MISTAKES = {
+    "lambda": "it returned function, which cannot leave its process",
+    "generator": "it returned generator, which cannot leave its process",
+    "wild": "what it returned cannot be read outside of its process",
+    "huge": "it returned bytes of 134,217,",
+}
+
+
+@pytest.mark.parametrize("deed", MISTAKES)
+def test_a_value_that_cannot_come_here_is_a_mistake_whatever_failures_count_as(deed):
+    for on_error in (0.0, None, "raise"):
+        manager = make(process_rewards.does, workers=1, on_error=on_error)
+        with pytest.raises(rewards.RewardError, match=f"does: {MISTAKES[deed]}"):
+            call(manager, deed)
+        manager.close()
+
+
+def test_a_batch_from_a_process_may_be_lazy_and_must_have_an_end():
+    manager = make(process_rewards.does_to_all, on_error=-1.0)
+    with pytest.raises(rewards.RewardError, match="more than 3 rewards for 3 completions"):
+        call(manager, "endless")
+    manager.close()
+    manager = make(process_rewards.lazily, on_error=-1.0)
+    assert call(manager).total.tolist() == [1.0, -1.0, 1.0]
+    manager.close()
+
+
+def test_arguments_that_cannot_go_to_a_process_are_named_whatever_failures_count_as():
+    manager = make(process_rewards.own_pid_of_all, on_error=0.0)
+    with pytest.raises(rewards.RewardError) as caught:
+        call(manager, lock=[threading.Lock()] * 3, fine=[1, 2, 3])
+    assert "lock (TypeError: cannot pickle" in str(caught.value)
+    assert "fine" not in str(caught.value) and "use run_in='thread'" in str(caught.value)
+    manager.close()
+
+
+@pytest.mark.parametrize(
+    ("at_import", "expected"),
+    [
+        ("raise ImportError('no such library')", "cannot start: ImportError: no such library"),
+        ("os._exit(9)", "cannot start, tried 3 times: its process ended with exit code 9"),
+        ("os.kill(os.getpid(), 9)", "cannot start, tried 3 times: its process ended with signal"),
+    ],
+)
+def test_a_process_that_cannot_start_stops_the_run_whatever_failures_count_as(
+    at_import, expected, tmp_path, monkeypatch
+):
+    (tmp_path / "fragile_rewards.py").write_text(
+        "import multiprocessing, os\n"
+        f"if multiprocessing.parent_process() is not None:\n    {at_import}\n"
+        "def one(completion):\n    return 1.0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import fragile_rewards
+
+    manager = make(fragile_rewards.one, workers=2, on_error=0.0)
+    start = time.monotonic()
+    with pytest.raises(rewards.RewardError, match=expected):
+        call(manager, completions=["x"] * 20)
+    assert time.monotonic() - start < 20.0  # not once more for every reply
+    manager.close()
+    monkeypatch.delitem(__import__("sys").modules, "fragile_rewards")
+
+
+def test_a_process_that_takes_no_call_is_replaced_only_so_often(monkeypatch):
+    pool = reward_process.ProcessPool(process_rewards.own_pid, 1)
+    (worker,) = pool._workers
+    start = worker._start
+
+    def start_and_kill():
+        start()
+        worker._process.kill()
+        worker._process.join()
+
+    monkeypatch.setattr(worker, "_start", start_and_kill)
+    (found,) = pool.run([{"completion": "x"}], time_limit=None, most=None)
+    assert isinstance(found, reward_process.ProcessDiedError)
+    assert pool.restarts == 2
+    pool.close()
+
+
+def test_processes_serve_several_callers_at_once():
+    manager = make(process_rewards.does, workers=2)
+    found = {}
+
+    def score(n):
+        found[n] = call(manager, completions=["x"] * 10).total
+
+    threads = [threading.Thread(target=score, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal([found[n] for n in range(4)], np.ones((4, 10)))
+    manager.close()
