@@ -234,3 +234,34 @@ def test_a_run_that_diverges_fails_and_keeps_none_of_its_weights(job, tmp_path, 
     shown = capsys.readouterr()
     assert "not finite" in shown.err
     assert "finished" not in shown.out
+
+
+def test_early_stopping_that_no_evaluation_reaches_is_an_error(job):
+    for setting in ("early_stopping.patience=1", "keep_best.num=1"):
+        with pytest.raises(config.ConfigError, match="eval_every_n_steps 9 is more than the 4"):
+            job("training_config.eval_every_n_steps=9", f"training_config.{setting}")
+
+
+def test_a_run_says_what_it_is_too_short_for(job, capsys):
+    job("training_config.max_steps=50", "training_config.eval_every_n_steps=9")
+    shown = capsys.readouterr()
+    assert "note       the data ends after 4 steps, before max_steps 50" in shown.out
+    assert "note       there is no evaluation while training" in shown.out
+    assert "sft 4/4" in shown.err
+
+
+def test_a_run_that_is_stopped_early_says_why(job, capsys):
+    job("training_config.early_stopping={patience: 1, min_delta: 100.0}", "num_train_epochs=9")
+    shown = capsys.readouterr().out
+    assert "note       stopped early: loss of the evaluation did not improve 1 times" in shown
+    assert "finished after step 4;" in shown
+
+
+def test_a_stream_that_ends_before_max_steps_says_so(job, capsys):
+    job(
+        "data_config.streaming_window=4",
+        "train_fraction=1.0",
+        "num_train_epochs=1",
+        "training_config.max_steps=50",
+    )
+    assert "note       the data ended after 2 of 50 steps" in capsys.readouterr().out

@@ -53,15 +53,15 @@ def _train(run: dpo_schema.DpoRun, directory: run_directory.RunDirectory) -> Non
     reports = [dataset.report for dataset in (data, held_out) if dataset is not None]
     training_run.print_header(run.model_config, model, reports, directory)
     train_ds, eval_ds = make_batches(run, model, directory, data, held_out)
-    total_steps = training_run.total_steps(run.training_config, train_ds)
-    optimizer = optimizers.make_optimizer(run.optimizer_config, total_steps)
+    planned = training_run.plan(run.training_config, run.optimizer_config, train_ds, eval_ds)
+    optimizer = optimizers.make_optimizer(run.optimizer_config, planned.steps)
     reference = None
     if run.reference != "precomputed" and not lora.is_lora_enabled(model):
         reference, _ = build.make_model(run.model_config, mesh)
     trainer = make_trainer(model, reference, optimizer, make_config(run, directory))
     row_length = preference_batches.row_length(data.examples, run.data)
     build.report_memory(trainer.memory_estimate(run.batch_size, row_length), training_run.OUT)
-    training_run.train(trainer, train_ds, eval_ds, directory, shown=_SHOWN)
+    training_run.train(trainer, train_ds, eval_ds, directory, planned=planned, shown=_SHOWN)
 
 
 def make_batches(

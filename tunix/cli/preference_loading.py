@@ -25,7 +25,7 @@ def load_data(
         held_out = sources.read_rows(run.eval_data_path, columns=columns)
         held_out_name = run.eval_data_path
     elif run.train_fraction < 1.0:
-        rows, held_out = training_run.split_rows(rows, run.train_fraction)
+        rows, held_out = training_run.split_rows(rows, run.train_fraction, name=run.data_path)
     read = preference_data.tokenize_ratings if run.is_rated else preference_data.tokenize_pairs
     data = read(rows, tokenizer, run.data, name=run.data_path)
     if not held_out:

@@ -52,7 +52,7 @@ class PreferenceRun(schema.RunOptions, abc.ABC):
     """The same to evaluate on."""
 
     train_fraction: float = 1.0
-    """Without ``eval_data_path``: the rows after this fraction are evaluated on."""
+    """Without ``eval_data_path``: the rows after this fraction, at least one, are evaluated on."""
 
     batch_size: int = 8
     """Rows per batch."""

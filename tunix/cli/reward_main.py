@@ -49,17 +49,16 @@ def _train(run: reward_schema.RewardRun, directory: run_directory.RunDirectory) 
     eval_ds = None
     if held_out is not None:
         eval_ds = preference_batches.pair_batches(held_out.examples, run.eval_data, with_last=True)
+    planned = training_run.plan(run.training_config, run.optimizer_config, train_ds, eval_ds)
     settings = training_run.loop_settings(run.training_config, directory)
     trainer = reward_trainer.RewardTrainer(
         model,
-        optimizers.make_optimizer(
-            run.optimizer_config, training_run.total_steps(run.training_config, train_ds)
-        ),
+        optimizers.make_optimizer(run.optimizer_config, planned.steps),
         run.objective(pbar_description="reward", **settings),
     )
     row_length = preference_batches.row_length(data.examples, run.data, with_last=True)
     build.report_memory(trainer.memory_estimate(run.batch_size, row_length), training_run.OUT)
-    training_run.train(trainer, train_ds, eval_ds, directory, shown=_SHOWN)
+    training_run.train(trainer, train_ds, eval_ds, directory, planned=planned, shown=_SHOWN)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,15 @@
 
 import dataclasses
 
-from tunix.cli import build, optimizers, reward_model_loading, rl_data, rl_schema, role_meshes
+from tunix.cli import (
+    build,
+    optimizers,
+    reward_model_loading,
+    rl_data,
+    rl_schema,
+    role_meshes,
+    run_plan,
+)
 from tunix.models import lora
 from tunix.rl import critic as critic_lib
 from tunix.rl import rl_cluster, shared_critic
@@ -63,7 +71,7 @@ def training_config(
 ) -> rl_cluster.RLTrainingConfig:
     """Return the trainer's settings."""
     options = run.rl_training_config
-    steps, critic = total_steps(run, data), run.critic_optimizer
+    steps, critic = plan(run, data).steps, run.critic_optimizer
     return rl_cluster.RLTrainingConfig(
         actor_optimizer=optimizers.make_optimizer(options.actor_optimizer_config, steps),
         critic_optimizer=None if critic is None else optimizers.make_optimizer(critic, steps),
@@ -77,10 +85,11 @@ def training_config(
     )
 
 
-def total_steps(run: rl_schema.RLRun, data: rl_data.RLData) -> int:
-    """Return how many optimizer steps the run takes: what learning-rate schedules refer to."""
+def plan(run: rl_schema.RLRun, data: rl_data.RLData) -> run_plan.RunPlan:
+    """Return how many optimizer steps the run takes, at most."""
     options = run.rl_training_config
-    if options.max_steps is not None:
-        return options.max_steps
+    if run.num_train_epochs is None:
+        return run_plan.RunPlan(max_steps=options.max_steps, data_steps=None)
     updates = -(-run.batch_size // (options.mini_batch_size or run.batch_size))
-    return len(data.train_ds) * updates * run.algo_config.num_iterations
+    data_steps = len(data.train_ds) * updates * run.algo_config.num_iterations
+    return run_plan.RunPlan(max_steps=options.max_steps, data_steps=data_steps)

@@ -1,7 +1,7 @@
 """A reinforcement learning run from its first line to its last, whatever the algorithm."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import rich.console
@@ -126,6 +126,7 @@ def _report(
         report.print_comparison(_OUT, before, after)
         report.print_replies(_OUT, questions, before, after, run.evaluation.num_shown)
     _print_lines(
+        *(f"note       {note}" for note in rl_models.plan(run, data).ended_early(steps)),
         f"{steps} steps in {seconds:.0f} s; {summary['tokens_per_second']} tokens/s in training",
         f"plot       {picture}",
         f"run        {directory.path}",
@@ -151,9 +152,17 @@ def _print_header(
         f"rollouts   {run.batch_size} prompts x {run.algo_config.num_generations} completions, "
         f"up to {data.max_tokens_to_generate} tokens each",
         *rl_notes.lines(run, data, learner.reward_manager, cluster.tokenizer),
+        *(f"note       {note}" for note in _plan_notes(run, data)),
         f"run        {directory.path}",
         *([f"continuing from step {step}"] if step else []),
     )
+
+
+def _plan_notes(run: rl_schema.RLRun, data: rl_data.RLData) -> Iterator[str]:
+    loop, critic = run.rl_training_config, run.critic_optimizer
+    rates = [loop.actor_optimizer_config, *([] if critic is None else [critic])]
+    has_evaluation = data.eval_batch is not None
+    yield from rl_models.plan(run, data).notes(loop, *rates, has_evaluation=has_evaluation)
 
 
 def _print_lines(*lines: str) -> None:

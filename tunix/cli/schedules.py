@@ -26,7 +26,8 @@ def either(value: Number | None, default: Number) -> Number:
     return default if value is None else value
 
 
-def _warmup_steps(o: "optimizers.OptimizerOptions", total_steps: int) -> int:
+def warmup_steps(o: "optimizers.OptimizerOptions", total_steps: int) -> int:
+    """Return the steps until the learning rate is at its peak."""
     if o.warmup_ratio is not None:
         return round(o.warmup_ratio * total_steps)
     return either(o.warmup_steps, 0)
@@ -36,7 +37,7 @@ def _warm(
     o: "optimizers.OptimizerOptions", total_steps: int, after: optax.Schedule
 ) -> optax.Schedule:
     """Return a linear warm-up followed by ``after``."""
-    steps = _warmup_steps(o, total_steps)
+    steps = warmup_steps(o, total_steps)
     if steps == 0:
         return after
     warmup = optax.linear_schedule(either(o.init_value, 0.0), o.peak, steps)
@@ -44,7 +45,7 @@ def _warm(
 
 
 def _decay_steps(o: "optimizers.OptimizerOptions", total_steps: int) -> int:
-    return max(either(o.decay_steps, total_steps) - _warmup_steps(o, total_steps), 1)
+    return max(either(o.decay_steps, total_steps) - warmup_steps(o, total_steps), 1)
 
 
 def _constant(o: "optimizers.OptimizerOptions", total_steps: int) -> optax.Schedule:

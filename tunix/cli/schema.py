@@ -162,7 +162,7 @@ class LoopOptions(config_lib.Config):
     """What ``training_config`` and ``rl_training_config`` share."""
 
     max_steps: int | None = None
-    """Optimizer steps; until the data ends when unset."""
+    """Optimizer steps, if the data has so many; until it ends when unset."""
 
     eval_every_n_steps: int = 100
     """Steps between evaluations."""

@@ -41,7 +41,7 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
     else:
         parts = []
         for path in run.data_paths:
-            rows, rest = training_run.split_rows(_read(path, run), run.train_fraction)
+            rows, rest = training_run.split_rows(_read(path, run), run.train_fraction, name=path)
             parts.append(sft_data.tokenize_rows(rows, tokenizer, run.data, name=path))
             if rest:
                 held_out[f"{path} (held out)"] = rest

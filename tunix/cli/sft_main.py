@@ -18,6 +18,7 @@ from tunix.cli import (
     training_run,
 )
 from tunix.sft import best_checkpoint, ema, generation_eval, neftune, peft_trainer, run_directory
+from tunix.utils import config as config_lib
 
 _SHOWN = ("loss", generation_eval.PREFIX)
 
@@ -45,8 +46,9 @@ def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> Non
             run.evaluation.generation, data.questions, tokenizer, directory
         )
     training_run.print_header(run.model_config, model, data.reports, directory)
-    total_steps = training_run.total_steps(options, data.train_ds)
-    trainer = make_trainer(run, model, directory, total_steps).with_eval_metrics(generation)
+    planned = training_run.plan(options, run.optimizer_config, data.train_ds, data.eval_ds)
+    _require_evaluations(options, planned.steps)
+    trainer = make_trainer(run, model, directory, planned.steps).with_eval_metrics(generation)
     build.report_memory(
         trainer.memory_estimate(run.data.batch_size, run.data.max_target_length), training_run.OUT
     )
@@ -63,7 +65,32 @@ def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> Non
             found["best_step"] = trainer.checkpoint_manager.best_step()
         return found
 
-    training_run.train(trainer, data.train_ds, data.eval_ds, directory, shown=_SHOWN, finish=finish)
+    training_run.train(
+        trainer,
+        data.train_ds,
+        data.eval_ds,
+        directory,
+        planned=planned,
+        shown=_SHOWN,
+        finish=finish,
+    )
+
+
+def _require_evaluations(options: sft_schema.SupervisedLoopOptions, steps: int) -> None:
+    """Raise if something goes by evaluations, of which the run has none.
+
+    Raises:
+        ConfigError: Says what, and why there are none.
+    """
+    every = options.eval_every_n_steps
+    asked = {"early_stopping": options.early_stopping, "keep_best": options.keep_best}
+    if every > steps and (names := [name for name, value in asked.items() if value is not None]):
+        problem = (
+            f"training_config.eval_every_n_steps {every} is more than the {steps} steps of the "
+            f"run, so there is no evaluation for {' and '.join(names)} to go by; set it to "
+            f"{steps} or less"
+        )
+        raise config_lib.ConfigError("the run's settings", [problem])
 
 
 def make_trainer(

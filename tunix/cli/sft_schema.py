@@ -161,7 +161,7 @@ class SftRun(schema.RunOptions):
     """The same to evaluate on."""
 
     train_fraction: float = 1.0
-    """Without ``eval_data_path``: the rows after this fraction are evaluated on."""
+    """Without ``eval_data_path``: the rows after this fraction, at least one, are evaluated on."""
 
     batch_size: int = 8
     """Rows per batch."""

@@ -2,14 +2,14 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
 from flax import nnx
 
-from tunix.cli import baseline, build, schema, sft_schema
-from tunix.data import report, sources
+from tunix.cli import baseline, build, optimizers, run_plan, schema, sft_schema
+from tunix.data import errors, report, sources
 from tunix.sft import nonfinite, peft_trainer, profiler, run_directory
 
 OUT = rich.console.Console(highlight=False, soft_wrap=True)
@@ -19,10 +19,21 @@ Summary = dict[str, Any]
 
 
 def split_rows(
-    rows: Sequence[sources.Row], fraction: float
+    rows: Sequence[sources.Row], fraction: float, *, name: str
 ) -> tuple[Sequence[sources.Row], Sequence[sources.Row]]:
-    """Return the rows to train on, at least one, and those that ``train_fraction`` holds out."""
-    cut = max(1, round(len(rows) * fraction))
+    """Return the rows to train on and those that ``train_fraction`` holds out.
+
+    At least one of each, unless the fraction is 1.
+
+    Raises:
+        DataError: If there is one row, and some should be held out.
+    """
+    if fraction == 1.0:
+        return rows, []
+    if len(rows) < 2:
+        problem = f"train_fraction {fraction} needs two rows or more, and there is {len(rows)}"
+        raise errors.DataError(name, [f"{problem}; add rows, or set eval_data_path instead"])
+    cut = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
     return rows[:cut], rows[cut:]
 
 
@@ -52,10 +63,24 @@ def loop_settings(
     }
 
 
-def total_steps(options: sft_schema.SftTrainingOptions, train_ds: Iterable[Any]) -> int:
-    """Return how many optimizer steps the run takes: what learning-rate schedules refer to."""
-    batches_per_step = options.gradient_accumulation_steps
-    return options.max_steps or -(-operator.length_hint(train_ds) // batches_per_step)
+def plan(
+    options: sft_schema.SftTrainingOptions,
+    optimizer: optimizers.OptimizerOptions,
+    train_ds: Iterable[Any],
+    eval_ds: Iterable[Any] | None,
+) -> run_plan.RunPlan:
+    """Return how long the run will be, and say what it is too short for."""
+    batches = operator.length_hint(train_ds)  # 0 of a stream
+    data_steps = -(-batches // options.gradient_accumulation_steps) or None
+    made = run_plan.RunPlan(max_steps=options.max_steps, data_steps=data_steps)
+    for note in made.notes(options, optimizer, has_evaluation=eval_ds is not None):
+        OUT.print(f"note       {note}", markup=False)
+    profiler_options = options.profiler_options
+    if profiler_options is not None and profiler_options.skip_first_n_steps >= made.steps:
+        skipped = profiler_options.skip_first_n_steps
+        problem = f"skips {skipped} steps, and the run has {made.steps}: nothing is recorded"
+        OUT.print(f"note       profiler_options.skip_first_n_steps {problem}", markup=False)
+    return made
 
 
 def train(
@@ -64,6 +89,7 @@ def train(
     eval_ds: Iterable[Any] | None,
     directory: run_directory.RunDirectory,
     *,
+    planned: run_plan.RunPlan,
     shown: Sequence[str],
     finish: Callable[[], Summary] = dict,
 ) -> None:
@@ -74,6 +100,7 @@ def train(
         train_ds: Batches to train on.
         eval_ds: Batches to evaluate on, if there are any.
         directory: Where the summary goes.
+        planned: How long the run should be.
         shown: Metrics of the evaluation that are printed, before and after; ``NAME/`` stands for
             all that begin so.
         finish: Returns what else belongs into the summary, while the trainer is still open.
@@ -103,7 +130,17 @@ def train(
         for name in after:
             if name in before and (name in shown or name.startswith(families)):
                 OUT.print(f"held-out {name}  {before[name]:.4f} -> {after[name]:.4f}")
+    for note in _end_notes(trainer, planned):
+        OUT.print(f"note       {note}", markup=False)
     OUT.print(f"finished after step {summary['steps']}; everything is in {directory.path}")
+
+
+def _end_notes(trainer: Trainer, planned: run_plan.RunPlan) -> Iterator[str]:
+    """Yield why the run is over, if that is not because it took its steps."""
+    if trainer.stopping is not None and trainer.stopping.is_over:
+        yield trainer.stopping.reason()
+    else:
+        yield from planned.ended_early(trainer.train_steps)
 
 
 def _require_finite(evaluation: Mapping[str, float], when: str) -> None:

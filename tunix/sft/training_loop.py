@@ -191,8 +191,9 @@ class TrainingLoop:
         if self._config.pbar_description is None:
             return None
         total = self._config.max_steps
-        if total is None and (batches := operator.length_hint(train_ds)):
-            total = -(-batches // self._batches_per_step)
+        if batches := operator.length_hint(train_ds):
+            of_data = -(-batches // self._batches_per_step)
+            total = of_data if total is None else min(total, of_data)
         return progress_bar.ProgressBar(
             self._config.metrics_prefix,
             self._trainer.metrics_logger,
