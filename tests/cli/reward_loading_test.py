@@ -57,7 +57,10 @@ def test_every_bad_file_is_reported(write, tmp_path):
     with pytest.raises(config.ConfigError) as caught:
         reward_loading.load_reward_functions([helper, listed, str(tmp_path / "no.py")])
     first, second, third = caught.value.problems
-    assert first.endswith("defines no function (prompts, completions, ...); it defines ['extract']")
+    assert first.endswith(
+        "defines no function (prompts, completions, ...); "
+        "extract: it takes nothing of a reply (prompts, completions, ...)"
+    )
     assert second.endswith(
         "__all__ lists 'nothing', which is no function (prompts, completions, ...)"
     )
@@ -85,3 +88,125 @@ def test_a_file_may_say_how_its_functions_are_run(write):
     assert names(write("sample.py", text[: text.index("limited")])) == ["slow"]
     with pytest.raises(config.ConfigError, match=r"makes \['limited'\] but has no __all__"):
         reward_loading.load_reward_functions([write("unlisted.py", text)])
+
+
+COLUMNS = ("prompts", "answer", "finish_reasons", "prompt_ids", "completion_ids")
+
+
+def sorted_out(path):
+    """Return the names of what is used, and why the rest is not by name, with these columns."""
+    used = reward_loading.load_reward_functions([path], columns=COLUMNS)
+    told = reward_loading.unused_functions([path], columns=COLUMNS)
+    reasons = dict(line.removeprefix(f"{path}: ").split(" is not used: ", 1) for line in told)
+    return rewards.RewardManager(used).names, reasons
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "completions, **kwargs",
+        "completions",
+        "*, completions",
+        "completions, prompts, answer",
+        "answer, completions",
+        "completions, answer, unknown=None",
+        "completion_ids, **kwargs",
+        "finish_reasons",
+        "completion",
+        "answer, completion, **kwargs",
+        "completion_ids, completion",
+        "**kwargs",
+    ],
+)
+def test_a_function_is_used_whatever_the_order_of_what_it_takes(write, signature):
+    path = write(
+        "mixed.py",
+        "def exact(prompts, completions): return [0.0] * len(completions)\n"
+        f"def fmt({signature}): return 1.0\n",
+    )
+    assert sorted_out(path) == (("exact", "fmt"), {})
+
+
+def test_functions_as_users_of_trl_write_them_score_beside_others(write):
+    path = write(
+        "trl.py",
+        "import functools, re\n"
+        "def fmt(completions, **kwargs):\n"
+        "    return [float(bool(re.match('<', c))) for c in completions]\n"
+        "async def judge(completions, answer, **kwargs):\n"
+        "    return [float(c == a) for c, a in zip(completions, answer)]\n"
+        "def logged(fn):\n"
+        "    return functools.wraps(fn)(lambda *args, **kwargs: fn(*args, **kwargs))\n"
+        "@logged\n"
+        "def brevity(completion, **kwargs): return 1 / len(completion)\n"
+        "@functools.lru_cache\n"
+        "def cached(completion): return 0.5\n"
+        "again = fmt\n",
+    )
+    names, unused = sorted_out(path)
+    assert names == ("fmt", "judge", "brevity", "cached")
+    assert list(unused) == ["logged"]
+    manager = rewards.RewardManager(reward_loading.load_reward_functions([path]))
+    assert manager(["?"] * 2, ["<", "ab"], {"answer": ["<", "x"]}).total.tolist() == [3.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "why"),
+    [
+        ("def share(text): return 1.0", "share", "it takes nothing of a reply"),
+        ("def main(): pass", "main", "it takes nothing of a reply"),
+        ("def norm(answer): return answer", "norm", "it takes nothing of a reply"),
+        ("def hard(prompts, answer): return []", "hard", "it takes nothing of a reply"),
+        ("def mean(completions, by): pass", "mean", "it needs 'by', of which neither data nor"),
+        ("def typo(answr, completions): pass", "typo", "has any (did you mean 'answer'?)"),
+        ("def of(completions, /): pass", "of", "it takes 'completions' by its place"),
+        ("def both(completion, completions): pass", "both", "both whole batches and single"),
+        ("from lib import exact", "exact", "it is imported from lib; list it in __all__ to use"),
+        ("from lib import extract", "extract", "it is imported from lib"),
+        ("from lib import Judge\njudge = Judge()", "judge", "it is an object, not a function"),
+        (
+            "import functools, lib\npart = functools.partial(lib.exact, answer=1)",
+            "part",
+            "it is an object, not a function; list it in __all__ to use it",
+        ),
+    ],
+)
+def test_what_is_not_used_is_told_with_the_reason(write, text, name, why):
+    write(
+        "lib.py",
+        "def exact(prompts, completions, answer): return []\n"
+        "def extract(text): return text\n"
+        "class Judge:\n    def __call__(self, completions): return []\n",
+    )
+    path = write("own.py", f"{text}\ndef used(completions): return [1.0]\n")
+    names, unused = sorted_out(path)
+    assert names == ("used",) and list(unused) == [name] and why in unused[name]
+
+
+def test_what_nobody_takes_for_a_reward_is_not_told_of(write):
+    path = write(
+        "own.py",
+        "import math, json\nfrom os.path import join\nfrom math import sqrt\n"
+        "from pathlib import Path\nimport numpy as np\nfrom dataclasses import dataclass\n"
+        "LIMIT = 3\nclass Helper:\n    pass\n_hidden = lambda completions: []\n"
+        "def used(completions): return [1.0]\n",
+    )
+    assert sorted_out(path) == (("used",), {})
+
+
+@pytest.mark.parametrize("signature", ["prompts, completions, answr", "completions, answr, **rest"])
+def test_a_reward_beyond_doubt_that_lacks_a_column_is_no_function_to_leave_out(write, signature):
+    path = write("own.py", f"def exact({signature}): return []\ndef b(completions): return []\n")
+    (names, unused) = sorted_out(path)
+    assert names == ("exact", "b") and not unused
+    manager = rewards.RewardManager(reward_loading.load_reward_functions([path], columns=COLUMNS))
+    with pytest.raises(rewards.RewardError, match="exact needs the column 'answr'"):
+        manager.check_columns(COLUMNS)
+
+
+def test_a_file_of_which_nothing_can_be_used_says_why_of_each(write):
+    path = write("own.py", "def a(completions, x): pass\ndef b(text): pass\n")
+    with pytest.raises(config.ConfigError) as caught:
+        reward_loading.load_reward_functions([path], columns=COLUMNS)
+    (problem,) = caught.value.problems
+    assert "a: it needs 'x'" in problem and "b: it takes nothing of a reply" in problem

@@ -9,8 +9,11 @@ REWARDS = """
 def lacks_a_column(prompts, completions, solution):
     return [0.0] * len(completions)
 
-def short(prompts, completions):
+def short(completions, **kwargs):
     return [0.0] * len(completions)
+
+def helper(completion, threshold):
+    return 0.0
 """
 
 
@@ -35,6 +38,7 @@ def first_lines(tmp_path, tiny_model, capsys):
 def test_functions_and_their_weights_are_named(first_lines):
     shown = first_lines("grpo_config.reward_weights=[1, 0.25]")
     assert "rewards    lacks_a_column, 0.25 x short\n" in shown
+    assert "rewards.py: helper is not used: it needs 'threshold', of which neither" in shown
 
 
 def test_text_that_misses_the_chat_template_is_noted(first_lines):

@@ -360,6 +360,7 @@ def test_a_wrong_value_is_an_error_whatever_failures_count_as():
         pytest.param({"fn": lambda prompts, completion: 0}, "choose one kind", id="both kinds"),
         pytest.param({"fn": length, "workers": 2}, "workers is not read", id="idle workers"),
         pytest.param({"fn": length, "time_limit": 0.0}, "must be positive", id="no time"),
+        pytest.param({"fn": lambda completions, /: []}, "by its place", id="by place"),
         pytest.param({"fn": length, "on_error": float("nan")}, "finite number", id="NaN"),
         pytest.param(
             {"fn": lambda completion: 0, "run_in": "process"}, "top of a module", id="lambda"

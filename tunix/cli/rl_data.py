@@ -7,7 +7,7 @@ from typing import Any
 from tunix.cli import reward_loading, rl_schema
 from tunix.data import errors, iterators, prompts, report
 from tunix.generate import tokenizer_adapter
-from tunix.rl import curriculum, rewards, tasks
+from tunix.rl import curriculum, prompt_batch, rewards, tasks
 
 Batch = prompts.PromptBatch
 
@@ -21,6 +21,8 @@ class RLData:
     """All questions of the evaluation set."""
     reward_fns: Sequence[rewards.RewardFn]
     max_tokens_to_generate: int
+    unused: Sequence[str]
+    """Functions of reward files that are none, and why, in words."""
     is_text: bool
     """Whether the first prompt is text, which no chat template is put around."""
     reports: Sequence[report.DataReport]
@@ -36,13 +38,12 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
     if run.task is not None:
         task = tasks.TASKS[run.task]
         train, held_out = task.split(seed=run.seed, held_out=run.evaluation.num_questions)
-        reward_fns: list[rewards.RewardFn] = [task.reward_fn]
         steps = run.rollout_config.total_generation_steps or task.max_tokens_to_generate
     else:
         assert run.data_path is not None  # the schema has checked it
         assert run.rollout_config.total_generation_steps is not None
         train, held_out = run.data_path, run.eval_data_path
-        reward_fns = list(reward_loading.load_reward_functions(run.reward_functions))
+        reward_loading.load_reward_functions(run.reward_functions)  # faults come before long work
         steps = run.rollout_config.total_generation_steps
     settings = prompts.PromptDataConfig(
         prompt_column=run.prompt_column,
@@ -58,6 +59,12 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
     )
     rows, account = prompts.load_rows(train, tokenizer, settings)
     _require_a_batch(account, run.batch_size)
+    columns = [*rows[0], *prompt_batch.ROLLOUT_COLUMNS]
+    reward_fns: list[rewards.RewardFn] = (
+        reward_loading.load_reward_functions(run.reward_functions, columns=columns)
+        if run.task is None
+        else [tasks.TASKS[run.task].reward_fn]
+    )
     eval_batch, reports = None, [account]
     if held_out is not None:
         eval_batch, held_out_account = _load_all(held_out, tokenizer, settings)
@@ -67,6 +74,7 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         eval_batch=eval_batch,
         reward_fns=reward_fns,
         max_tokens_to_generate=steps,
+        unused=reward_loading.unused_functions(run.reward_functions, columns=columns),
         is_text=isinstance(rows[0][prompts.PROMPTS], str),
         reports=reports,
     )

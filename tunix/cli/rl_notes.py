@@ -19,6 +19,7 @@ def lines(
             name if weight == 1.0 else f"{weight:g} x {name}"
             for name, weight in manager.weights.items()
         )
+    yield from (f"note       {text}" for text in data.unused)
     rows = data.reports[0].rows
     if run.curriculum is None and rows % run.batch_size:
         yield (

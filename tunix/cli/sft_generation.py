@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tunix.cli import generation_schema, reward_loading
+from tunix.cli import generation_schema, reward_loading, training_run
 from tunix.data import questions as questions_lib
 from tunix.generate import greedy_replies, tokenizer_adapter
 from tunix.rl import rewards
@@ -24,16 +24,19 @@ def make(
     Raises:
         ConfigError: If a file holds no function, or a function needs what the data has not.
     """
+    key = "evaluation.generation.score_functions"
     files = reward_loading.load_reward_functions(
-        options.score_functions, key="evaluation.generation.score_functions"
+        options.score_functions, columns=list(asked.columns), key=key
     )
+    for text in reward_loading.unused_functions(
+        options.score_functions, columns=list(asked.columns), key=key
+    ):
+        training_run.OUT.print(f"note       {text}", markup=False)
     manager = rewards.RewardManager([*(reply_scores.SCORES[s] for s in options.scores), *files])
     try:
         manager.check_columns(list(asked.columns))
     except rewards.RewardError as error:
-        raise config_lib.ConfigError(
-            "evaluation.generation.score_functions", error.problems
-        ) from error
+        raise config_lib.ConfigError(key, error.problems) from error
 
     def score(
         prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]

@@ -82,6 +82,11 @@ class Reward(config_lib.Config):
                 f"{self.title} names both of {list(named)[:4]}: prompts and completions are those "
                 "of a batch, prompt and completion those of one sample; choose one kind"
             )
+        if by_place := score_functions.positional_only(self.fn):
+            yield (
+                f"{self.title} takes {by_place[0]!r} by its place (before a /), and arguments are "
+                "given by name"
+            )
         if self.workers is not None and not self.takes_samples:
             yield f"workers is not read: {self.title} takes a whole batch in one call"
         if self.run_in != "process":

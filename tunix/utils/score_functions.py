@@ -43,6 +43,15 @@ def required(fn: Callable[..., Any]) -> list[str]:
     ]
 
 
+def positional_only(fn: Callable[..., Any]) -> list[str]:
+    """Return the arguments without a default that cannot be given by name."""
+    return [
+        name
+        for name, p in inspect.signature(fn).parameters.items()
+        if p.kind is p.POSITIONAL_ONLY and p.default is p.empty
+    ]
+
+
 def is_score(value: object) -> bool:
     """Return whether ``value`` is one finite real number; NumPy and JAX scalars count, bools not.
 
@@ -63,4 +72,6 @@ def name_of(fn: object) -> str:
         return name_of(fn.func)
     if isinstance(fn, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)):
         return fn.__name__
+    if hasattr(fn, "__wrapped__"):  # a function that caches another, say
+        return name_of(fn.__wrapped__)  # pyright: ignore[reportAttributeAccessIssue]
     return type(fn).__name__
