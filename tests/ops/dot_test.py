@@ -137,6 +137,27 @@ def test_auto_follows_the_device():
     assert dot_lib.resolve_precision("fast") == "fast"
 
 
+@pytest.mark.parametrize(
+    ("backend", "cpuinfo", "expected"),
+    [
+        pytest.param("gpu", None, True, id="a GPU"),
+        pytest.param("cpu", "flags : fpu avx2 amx_bf16\n", True, id="a CPU with AMX"),
+        pytest.param("cpu", "flags : avx512_bf16 fpu\n", True, id="a CPU with AVX512-BF16"),
+        pytest.param("cpu", "flags : fpu avx2 avx512f\n", False, id="a CPU without either"),
+        pytest.param("cpu", None, False, id="a CPU that tells nothing"),
+    ],
+)
+def test_bfloat16_is_faster_where_the_device_has_units_for_it(
+    backend, cpuinfo, expected, tmp_path, monkeypatch
+):
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(dot_lib.pathlib, "Path", lambda _: file)
+    assert dot_lib.has_bf16_units.__wrapped__() is expected
+
+
 def test_an_unknown_precision_is_named():
     with pytest.raises(ValueError, match="'auto', 'exact' or 'fast', got 'bf16'"):
         dot_lib.resolve_precision("bf16")

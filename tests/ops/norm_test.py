@@ -13,6 +13,16 @@ def test_a_row_worked_by_hand():
     np.testing.assert_allclose(y, [0.6, 1.6], rtol=1e-6)
 
 
+def test_every_row_is_normalised_by_itself():
+    # Roots of the mean squares: sqrt(12.5), sqrt(50), sqrt(0.5). Deviations: 0.5, 5, 0.5.
+    x = jnp.array([[[3.0, 4.0]], [[10.0, 0.0]], [[1.0, 0.0]]])
+    y = norm.rms_norm(x, jnp.ones(2), eps=0.0)
+    expected = np.array([[0.6, 0.8], [1.0, 0.0], [1.0, 0.0]]) * np.sqrt(2)
+    np.testing.assert_allclose(y[:, 0], expected, rtol=1e-6)
+    z = norm.layer_norm(x.swapaxes(0, 1), jnp.ones(2), jnp.zeros(2), eps=0.0)
+    np.testing.assert_allclose(z[0], [[-1.0, 1.0], [1.0, -1.0], [1.0, -1.0]], rtol=1e-6)
+
+
 def test_an_offset_adds_to_the_scale():
     x, scale = jnp.array([[1.0, -2.0, 3.0]]), jnp.array([0.5, 0.0, -0.25])
     np.testing.assert_allclose(

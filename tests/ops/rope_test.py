@@ -86,6 +86,102 @@ def test_a_dynamic_base_follows_the_length_of_the_row_worked_by_hand(last, slow_
     np.testing.assert_allclose(sin[1, 1, 0], np.sin([1.0, 0.1]), rtol=1e-5)
 
 
+def test_linear_scaling_divides_every_frequency():
+    linear = rope.RopeScaling(kind="linear", factor=4.0)
+    np.testing.assert_allclose(rope.rope_frequencies(4, 10_000.0, linear), [0.25, 0.0025])
+
+
+def test_llama3_by_hand():
+    # theta 64, H 6: frequencies 1, 1/4 and 1/16, which turn 10.03, 2.507 and 0.627 times in 63
+    # positions. From 4 turns on a frequency is kept, up to 1 divided by 8, and mixed in between.
+    scaling = rope.RopeScaling(kind="llama3", factor=8.0, original_max_position=63)
+    keep = (63 / 4 / (2 * np.pi) - 1) / 3
+    expected = [1.0, keep / 4 + (1 - keep) / 32, 1 / 128]
+    np.testing.assert_allclose(rope.rope_frequencies(6, 64.0, scaling), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "keep"),
+    [
+        # Channel i turns 1000 * 10 ** -i times in 6283 positions: those that turn 9 and 0.5 times
+        # are 2.05 and 3.30.
+        pytest.param({}, [1, 1, 1, 0.5], id="borders rounded outwards, to 2 and 4"),
+        pytest.param(
+            {"truncate": False},
+            # From log10(1000 / 9) to log10(1000 / 0.5), a width of log10(18).
+            [1, 1, 1, 1 - np.log10(9) / np.log10(18)],
+            id="borders as they are",
+        ),
+        pytest.param({"beta_fast": 1e5}, [1, 0.75, 0.5, 0.25], id="no channel before the first"),
+        pytest.param(
+            {"beta_fast": 1e5, "beta_slow": 1e-6},
+            [1, 6 / 7, 5 / 7, 4 / 7],
+            id="and none behind the width of the head",
+        ),
+    ],
+)
+def test_yarn_by_hand(settings, keep):
+    scaling = rope.RopeScaling(
+        **{
+            "kind": "yarn",
+            "factor": 4.0,
+            "original_max_position": 6283,
+            "beta_fast": 9.0,
+            "beta_slow": 0.5,
+            **settings,
+        }
+    )
+    plain = 10.0 ** -np.arange(4)
+    expected = plain * (np.array(keep) + (1 - np.array(keep)) / 4)
+    np.testing.assert_allclose(rope.rope_frequencies(8, 10_000.0, scaling), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "magnitude"),
+    [
+        pytest.param({"kind": "yarn"}, 0.1 * np.log(4.0) + 1.0, id="yarn grows with the factor"),
+        pytest.param({"kind": "yarn", "attention_factor": 0.75}, 0.75, id="a magnitude as given"),
+        pytest.param({"kind": "linear", "attention_factor": 0.75}, 1.0, id="yarn alone has one"),
+    ],
+)
+def test_what_rotated_queries_and_keys_are_multiplied_with(settings, magnitude):
+    scaling = rope.RopeScaling(factor=4.0, **settings)
+    np.testing.assert_allclose(scaling.magnitude, magnitude, rtol=1e-12)
+    found = rope.rotation(jnp.array([[0, 3]]), 4, 100.0, scaling)
+    angles = 3 * rope.rope_frequencies(4, 100.0, scaling)
+    np.testing.assert_allclose(found.sin[0, :, 0], [[0, 0], magnitude * np.sin(angles)], rtol=1e-5)
+    np.testing.assert_allclose(found.cos[0, :, 0], magnitude * np.cos([[0, 0], angles]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"factor": 1.0}, None),
+        ({"factor": 0.99}, "factor must be at least 1, got 0.99"),
+        ({"low_freq_factor": 0.5, "high_freq_factor": 0.75}, None),
+        ({"low_freq_factor": 0.0}, "low_freq_factor must be positive"),
+        ({"low_freq_factor": 4.0}, "low_freq_factor must be positive and below"),
+        ({"beta_slow": 0.5, "beta_fast": 0.75}, None),
+        ({"beta_slow": 0.0}, "beta_slow must be positive"),
+        ({"beta_slow": 2.0, "beta_fast": 2.0}, "beta_slow must be positive and below"),
+        ({"attention_factor": 0.5}, None),
+        ({"attention_factor": 0.0}, "attention_factor must be positive, got 0.0"),
+        ({"original_max_position": 1}, None),
+        ({"original_max_position": 0}, "original_max_position must be positive, got 0"),
+    ],
+    ids=str,
+)
+def test_settings_are_refused_from_their_bounds_on(settings, problem):
+    def scaling():
+        return rope.RopeScaling(**{"kind": "yarn", "factor": 2.0, **settings})
+
+    if problem is None:
+        scaling()
+    else:
+        with pytest.raises(config.ConfigError, match=problem):
+            scaling()
+
+
 def test_an_odd_head_is_refused():
     with pytest.raises(ValueError, match=r"head_dim must be even .* got 7"):
         rope.rope_frequencies(7, 10_000.0, None)

@@ -17,6 +17,12 @@ def test_eps_is_added_to_the_standard_deviation():
     np.testing.assert_allclose(result, [[-0.25, -0.25, -0.25, 0.75]], rtol=1e-12)
 
 
+def test_the_default_eps_is_a_ten_thousandth():
+    np.testing.assert_allclose(
+        advantages.group_relative(WRONG_RIGHT), [[-0.25, -0.25, -0.25, 0.75]] / np.float64(0.5001)
+    )
+
+
 def test_without_normalisation_it_is_the_distance_to_the_mean():
     expected = [[-0.25, -0.25, -0.25, 0.75]]
     np.testing.assert_allclose(advantages.group_relative(WRONG_RIGHT, normalize=False), expected)
@@ -85,6 +91,8 @@ def test_batch_whitening_compares_with_the_whole_batch():
     rewards = np.array([[0.0], [1.0], [2.0], [5.0]])
     expected = (rewards - 2.0) / np.sqrt(14 / 4)
     np.testing.assert_allclose(advantages.batch_whitened(rewards), expected, rtol=1e-6)
+    softened = advantages.batch_whitened(rewards, eps=0.5)
+    np.testing.assert_allclose(softened, (rewards - 2.0) / (np.sqrt(14 / 4) + 0.5), rtol=1e-6)
 
 
 def test_the_group_baseline_is_whitened_over_the_batch():
@@ -93,6 +101,9 @@ def test_the_group_baseline_is_whitened_over_the_batch():
     expected = np.array([[-1.0, 1.0], [-2.0, 2.0]]) / np.sqrt(2.5)
     result = advantages.group_centered_batch_whitened(rewards)
     np.testing.assert_allclose(result, expected, rtol=1e-6)
+    softened = advantages.group_centered_batch_whitened(rewards, eps=0.5)
+    centred = expected * np.sqrt(2.5)
+    np.testing.assert_allclose(softened, centred / (np.sqrt(2.5) + 0.5), rtol=1e-6)
     with_dead = advantages.group_centered_batch_whitened(np.array([[0.1, 0.1], [0.0, 1.0]]))
     np.testing.assert_array_equal(with_dead[0], [0.0, 0.0])
 
@@ -124,6 +135,34 @@ def test_an_estimator_gets_the_lengths_if_it_names_them():
     np.testing.assert_array_equal(found, [[3.0, 8.0]])
     found = advantages.estimate(lambda r: r, rewards, lengths=lengths)
     np.testing.assert_array_equal(found, rewards)
+
+
+def test_every_group_has_its_own_baseline():
+    # Three prompts of two, so that no axis can be taken for the other.
+    rewards = np.array([[0.0, 1.0], [4.0, 4.0], [3.0, -3.0]])
+    expected = np.array([[-1.0, 1.0], [0.0, 0.0], [6.0, -6.0]])
+    np.testing.assert_allclose(advantages.leave_one_out(rewards), expected)
+    np.testing.assert_allclose(
+        advantages.length_weighted(rewards, lengths=np.ones((3, 2))), expected / 2
+    )
+    # The sample deviation of a and b is |a - b| / sqrt(2).
+    np.testing.assert_allclose(
+        advantages.group_relative(rewards[[0, 2]], eps=0.0),
+        np.array([[-1.0, 1.0], [1.0, -1.0]]) / np.sqrt(2),
+    )
+
+
+def test_an_estimator_that_returns_another_shape_is_refused():
+    rewards = np.zeros((3, 2))
+    with pytest.raises(ValueError, match=r"returned shape \(3, 1\) for rewards of shape \(3, 2\)"):
+        advantages.estimate(lambda r: r[:, :1], rewards, lengths=rewards)
+
+
+def test_an_estimate_that_is_not_finite_is_refused_with_its_prompt():
+    values = np.zeros((4, 2))
+    values[2, 1], values[3, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=r"not finite for the rewards of prompt 2$"):
+        advantages.estimate(lambda r: values, np.zeros((4, 2)), lengths=np.ones((4, 2)))
 
 
 @pytest.mark.parametrize("name", advantages.ADVANTAGE_ESTIMATORS)

@@ -90,8 +90,9 @@ def test_a_sequence_ratio_is_the_mean_over_its_own_length():
     # Lengths 2 and 1: means (0.5 - 1.5) / 2 and 0.3.
     logps = jnp.array([[0.5, -1.5, 9.0], [0.3, 9.0, 9.0]])
     mask = jnp.array([[True, True, False], [True, False, False]])
-    result = losses.sequence_log_ratio(logps, jnp.zeros((2, 3)), mask)
-    np.testing.assert_allclose(result, [[-0.5, -0.5, 0.0], [0.3, 0.0, 0.0]], rtol=1e-6)
+    for ratio in (losses.sequence_log_ratio, losses.sequence_mean_log_ratio):
+        result = ratio(logps, jnp.zeros((2, 3)), mask)
+        np.testing.assert_allclose(result, [[-0.5, -0.5, 0.0], [0.3, 0.0, 0.0]], rtol=1e-6)
 
 
 def test_a_sequence_ratio_gives_every_token_its_own_gradient():
@@ -139,6 +140,19 @@ def test_a_token_beyond_the_dual_clip_has_no_gradient():
     assert jax.grad(lambda r: loss(r, clip_dual=3.0))(jnp.array([10.0]))[0] == 0.0
     _, metrics = surrogate([10.0, 1.0], -1.0, clip_dual=3.0)
     np.testing.assert_allclose(metrics["clip_fraction_dual"], (1.0, 2.0))
+
+
+def test_a_token_exactly_at_the_dual_clip_is_not_beyond_it():
+    def loss(log_ratio):
+        advantages, mask = jnp.array([[-1.0]]), jnp.ones((1, 1), bool)
+        found, metrics = losses.clipped_surrogate(
+            log_ratio, advantages, mask, clip_dual=1.0, **CLIP
+        )
+        return found.sum(), metrics
+
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.zeros((1, 1)))
+    assert (float(value), float(gradient[0, 0])) == (1.0, 1.0)
+    np.testing.assert_array_equal(metrics["clip_fraction_dual"], (0.0, 1.0))
 
 
 def test_clip_fractions_tell_the_sides_apart():

@@ -60,8 +60,7 @@ def gae(
         gamma: Discount per token.
         gae_lambda: 0 trusts the next value, 1 the rewards alone.
     """
-    rewards = jnp.where(mask, rewards, 0.0).astype(jnp.float32)
-    values = jnp.where(mask, values, 0.0).astype(jnp.float32)
+    rewards, values = jnp.asarray(rewards, jnp.float32), jnp.asarray(values, jnp.float32)
 
     def step(later, now):
         next_advantage, next_value = later
