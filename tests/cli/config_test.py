@@ -1,6 +1,10 @@
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from tunix.cli import config
+from tunix.cli import command, config, errors, run_settings, sft_schema
+from tunix.sft import run_directory
 from tunix.utils import config as config_lib
 
 
@@ -87,3 +91,126 @@ def test_a_file_that_is_a_list_is_refused(tmp_path):
     path.write_text("- a\n")
     with pytest.raises(config_lib.ConfigError, match="keys and values"):
         load(str(path))
+
+
+SECRET = "hunt'er2\\n"
+
+
+def request(tmp_path, text, *arguments):
+    path = tmp_path / "job.yaml"
+    path.write_text("model_config: {model_id: m}\ndata_path: d\n" + text)
+    return command.parse(["tunix sft", str(path), *arguments], sft_schema.SftRun, "")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param("${oc.env:SECRET}", id="the environment"),
+        pytest.param("https://me:${oc.env:SECRET}@host/data", id="part of a text"),
+        pytest.param("${eval_data_path}", id="another key that refers to it"),
+        pytest.param("${oc.env:NOTHING,${oc.env:SECRET}}", id="a default"),
+    ],
+)
+def test_a_secret_is_read_and_neither_printed_nor_saved(tmp_path, monkeypatch, reference):
+    monkeypatch.setenv("SECRET", SECRET)
+    other = "eval_data_path: ${oc.env:SECRET}\n"
+    made = request(tmp_path, other, f"data_path={reference}")
+    assert SECRET in made.run.data_path
+    saved = yaml.safe_load(made.resolved_yaml)
+    assert (saved["data_path"], saved["eval_data_path"]) == (reference, "${oc.env:SECRET}")
+    assert SECRET not in made.resolved_yaml
+    again = tmp_path / "saved.yaml"
+    again.write_text(made.resolved_yaml)
+    second = command.parse(["tunix sft", str(again)], sft_schema.SftRun, "")
+    assert (second.run, second.resolved_yaml) == (made.run, made.resolved_yaml)
+
+
+def test_secrets_in_lists_and_blocks_stay_references(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", SECRET)
+    text = 'data_config: {columns: {text: "${oc.env:SECRET}"}}\n'
+    made = request(tmp_path, text, "data_path=[a, '${oc.env:SECRET}']")
+    assert made.run.data_path == ("a", SECRET)
+    saved = yaml.safe_load(made.resolved_yaml)
+    assert saved["data_path"] == ["a", "${oc.env:SECRET}"]
+    assert saved["data_config"]["columns"] == {"text": "${oc.env:SECRET}"}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "optimizer_config.learning_rate=${oc.env:SECRET}",
+        "data_config.format=${oc.env:SECRET}",
+        "training_config=${oc.env:SECRET}",
+        "optimizer_config.opt_type=ad-${oc.env:SECRET}",
+    ],
+)
+def test_messages_say_the_reference_in_place_of_a_secret(tmp_path, monkeypatch, capsys, setting):
+    monkeypatch.setenv("SECRET", SECRET)
+    assert errors.run(lambda _: request(tmp_path, "", setting) and 0, []) == errors.USAGE_ERROR
+    shown = capsys.readouterr().err
+    assert "${oc.env:SECRET}" in shown
+    assert "hunt" not in shown
+
+
+def test_messages_after_the_settings_were_read_do_not_say_a_secret_either(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("SECRET", SECRET)
+
+    def fail(_):
+        run = request(tmp_path, "", "data_path=/data/${oc.env:SECRET}.jsonl").run
+        raise FileNotFoundError(f"{run.data_path}: there is no such file")
+
+    assert errors.run(fail, []) == errors.USAGE_ERROR
+    assert "error: /data/${oc.env:SECRET}.jsonl: there is no" in capsys.readouterr().err
+
+
+def test_a_changed_setting_is_told_without_the_secret(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SECRET", SECRET)
+    directory = run_directory.RunDirectory(tmp_path / "run")
+    directory.checkpoints.mkdir(parents=True)
+    (directory.checkpoints / "1").mkdir()
+    for setting in ("data_path=a", "data_path=${oc.env:SECRET}"):
+        with run_settings.recorded(directory, request(tmp_path, "", setting).resolved_yaml):
+            pass
+    assert "changed    data_path: a -> ${oc.env:SECRET}" in capsys.readouterr().out
+
+
+@given(text=st.text(alphabet="${}x:.a /'", max_size=12))
+@example("a/${x}")
+@example("${x")
+@example("${oc.env:HOME}")
+def test_a_text_that_looks_like_a_reference_is_written_with_an_escape_and_saved(
+    tmp_path_factory, text
+):
+    folder = tmp_path_factory.mktemp("saved")
+    made = request(folder, yaml.safe_dump({"run_dir": text.replace("${", r"\${")}))
+    assert made.run.run_dir == text
+    again = folder / "saved.yaml"
+    again.write_text(made.resolved_yaml)
+    second = command.parse(["tunix sft", str(again)], sft_schema.SftRun, "")
+    assert second.run == made.run
+
+
+def test_a_run_is_read_from_its_saved_settings_with_references_followed(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "model_config: {model_id: '${oc.env:SECRET}', model_path: '\\${x}'}\n"
+        "seed: 3\nother: {seed: '${seed}'}\nunset: '${oc.env:NOTHING}'\n"
+    )
+    monkeypatch.setenv("SECRET", SECRET)
+    found = config.read_saved(path, "model_config", "other", "absent")
+    assert found == {
+        "model_config": {"model_id": SECRET, "model_path": "${x}"},
+        "other": {"seed": 3},
+        "absent": None,
+    }
+    with pytest.raises(config_lib.ConfigError, match="NOTHING"):
+        config.read_saved(path, "unset")
+
+
+@pytest.mark.parametrize("text", ["runs/${x}", "runs/${x", "${nope:1}"])
+def test_a_reference_that_leads_nowhere_says_how_to_write_the_text(base, text):
+    with pytest.raises(config_lib.ConfigError, match=r"where \$\{ is part of a text") as caught:
+        load(base, f"block.b={text}")
+    assert "block.b" in str(caught.value)

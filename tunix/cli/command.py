@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from tunix.cli import config, reference_keys, schema, structure
+from tunix.cli import config, errors, reference_keys, schema, structure
+from tunix.utils import config as config_lib
 
 RunT = TypeVar("RunT", bound=schema.RunOptions)
 
@@ -19,7 +20,7 @@ class Request(Generic[RunT]):
 
     run: RunT
     resolved_yaml: str
-    """Every setting of the run, defaults included."""
+    """Every setting of the run, defaults included; references stand for what they refer to."""
     only_print: bool
 
 
@@ -61,10 +62,16 @@ def parse(
     if prepare is not None:
         prepare(settings.values)
     chosen = run_class if choose is None else choose(settings.values)
-    run = structure.structure(
-        chosen, settings.values, notes=reference_keys.NOTES, source=settings.source
-    )
-    resolved = yaml.safe_dump(structure.to_plain(run), sort_keys=False, allow_unicode=True)
+    errors.hide(settings.hidden)
+    try:
+        run = structure.structure(
+            chosen, settings.values, notes=reference_keys.NOTES, source=settings.source
+        )
+    except config_lib.ConfigError as error:
+        problems = [errors.without_hidden(problem) for problem in error.problems]
+        raise config_lib.ConfigError(error.owner, problems) from None
+    plain = settings.with_references(structure.to_plain(run))
+    resolved = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     return Request(run=run, resolved_yaml=resolved, only_print=options.print_config)
 
 

@@ -1,14 +1,18 @@
-"""Reading a run's settings: YAML files, environment and command line, merged.
+r"""Reading a run's settings: YAML files, environment and command line, merged.
 
 Later sources win, key by key and at any depth: the base file, then
 ``override_config_file=FILE``, then environment variables ``T_<KEY>`` (a
 top-level key in capitals, its value parsed as YAML), then ``key.sub=value``
 arguments. This module does not know which keys exist.
+
+A value may refer to another (``${seed}``) or to the environment (``${oc.env:TOKEN}``). What is
+printed and saved keeps the reference: it may stand for a secret, and ``\${`` stays a text.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import omegaconf
@@ -22,12 +26,33 @@ BASE_CONFIG = pathlib.Path(__file__).with_name("base_config.yaml")
 _OVERRIDE = "override_config_file="
 
 
+_FROM_OUTSIDE = re.compile(r"\$\{\s*\w[\w.]*\s*:")
+"""A reference that asks a resolver instead of another key."""
+_VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*(\w+)")
+_SHORTEST_SECRET = 4
+
+_Path = tuple[str | int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Merged settings and where they came from."""
 
     values: dict[str, Any]
     source: str
+    references: Mapping[_Path, str]
+    """What was written in place of each value that refers to something."""
+    hidden: Mapping[str, str]
+    """Texts that messages must not say, and the references that stand for them."""
+
+    def with_references(self, plain: Any) -> Any:
+        """Return ``plain``, settings in which every reference has been put back in place."""
+        for path, reference in self.references.items():
+            place = plain
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = reference
+        return plain
 
 
 def load(arguments: Sequence[str], environ: Mapping[str, str], keys: Iterable[str]) -> Settings:
@@ -53,9 +78,65 @@ def load(arguments: Sequence[str], environ: Mapping[str, str], keys: Iterable[st
         merged = omegaconf.OmegaConf.merge(*layers)
         values = omegaconf.OmegaConf.to_container(merged, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
-        raise config_lib.ConfigError(source, [str(error).partition("\n")[0]]) from error
+        raise config_lib.ConfigError(source, [_reference_problem(error)]) from error
     assert isinstance(values, dict)
-    return Settings({str(key): value for key, value in values.items()}, source)
+    references = dict(_references(omegaconf.OmegaConf.to_container(merged)))
+    hidden = dict(_hidden(values, references, environ))
+    return Settings({str(key): v for key, v in values.items()}, source, references, hidden)
+
+
+def read_saved(path: pathlib.Path, *keys: str) -> dict[str, Any]:
+    """Return some blocks of the settings that a run has saved, with their references followed.
+
+    Raises:
+        ConfigError: If the file is none, or a reference leads nowhere.
+    """
+    saved, found = read_yaml(str(path)), {}
+    try:
+        for key in keys:
+            value = omegaconf.OmegaConf.select(saved, key)
+            is_block = omegaconf.OmegaConf.is_config(value)
+            container = omegaconf.OmegaConf.to_container
+            found[key] = container(value, resolve=True) if is_block else value
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise config_lib.ConfigError(str(path), [_reference_problem(error)]) from error
+    return found
+
+
+def _reference_problem(error: Exception) -> str:
+    """Return why a reference cannot be followed, and how to write the text that looks like one."""
+    where = getattr(error, "full_key", None)
+    reason = str(error).partition("\n")[0]
+    return (
+        f"{where + ': ' if where else ''}{reason}; where ${{ is part of a text, such as a path, "
+        r"write \${ (in single quotes, for the shell)"
+    )
+
+
+def _references(written: Any, path: _Path = ()) -> Iterator[tuple[_Path, str]]:
+    """Yield the place and the text of every value that refers to something, or looks like it."""
+    if isinstance(written, str):
+        if "${" in written:
+            yield path, written
+    elif isinstance(written, Mapping | list):
+        items = written.items() if isinstance(written, Mapping) else enumerate(written)
+        for key, value in items:
+            yield from _references(value, (*path, key))
+
+
+def _hidden(
+    values: Any, references: Mapping[_Path, str], environ: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    for path, reference in references.items():
+        if not _FROM_OUTSIDE.search(reference):
+            continue
+        value = values
+        for key in path:
+            value = value[key]
+        found = {str(value): reference}
+        for name in _VARIABLE.findall(reference):
+            found[environ.get(name, "")] = f"${{oc.env:{name}}}"
+        yield from ((t, r) for t, r in found.items() if len(t) >= _SHORTEST_SECRET)
 
 
 def read_yaml(path: str) -> omegaconf.DictConfig:
@@ -93,8 +174,10 @@ def _parse(assignments: Sequence[str], source: str) -> omegaconf.DictConfig:
     for assignment in assignments:
         try:
             parsed.merge_with(omegaconf.OmegaConf.from_dotlist([assignment]))
-        except (yaml.YAMLError, omegaconf.errors.OmegaConfBaseException) as error:
+        except yaml.YAMLError as error:
             problems.append(f"{assignment}: {' '.join(str(error).split())}")
+        except omegaconf.errors.OmegaConfBaseException as error:
+            problems.append(_reference_problem(error))
     if problems:
         raise config_lib.ConfigError(source, problems)
     return parsed

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tunix.sft import interrupt as interrupt_lib
 
@@ -12,8 +12,28 @@ TRACEBACK_VARIABLE = "TUNIX_TRACEBACK"
 """Set to 1 to see where an error came from."""
 
 USAGE_ERROR = 2
+
+_HIDDEN: dict[str, str] = {}
+"""Texts that no message says, and what it says instead."""
 SIGNALLED = 128
 """Plus the signal's number, as shells report it: 130 after Ctrl-C, 143 after SIGTERM."""
+
+
+def hide(texts: Mapping[str, str]) -> None:
+    """Keep texts, such as secrets of the environment, out of the message of a failing command.
+
+    Args:
+        texts: Each with what stands for it.
+    """
+    _HIDDEN.update(texts)
+
+
+def without_hidden(message: str) -> str:
+    """Return a message in which hidden texts are replaced by what stands for them."""
+    for text in sorted(_HIDDEN, key=len, reverse=True):
+        for spelling in (text, repr(text)[1:-1]):
+            message = message.replace(spelling, _HIDDEN[text])
+    return message
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -24,6 +44,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     missing file, a full disk, a package that is not installed. Anything else is
     a mistake of ours and keeps its traceback.
     """
+    _HIDDEN.clear()
     # Before a library does so: alarms are for the user, who has no use for a module's name.
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
@@ -31,7 +52,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {without_hidden(_message(error))}", file=sys.stderr)
         print(f"(set {TRACEBACK_VARIABLE}=1 to see where it comes from)", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt as interrupt:

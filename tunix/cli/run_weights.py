@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-import yaml
 
+from tunix.cli import config as cli_config
 from tunix.sft import best_checkpoint, checkpoint_manager
 from tunix.utils import config as config_lib
 
@@ -97,4 +97,4 @@ def read_average(
 
 def _loop(config: pathlib.Path) -> dict[str, Any]:
     """Return ``training_config`` of a run; empty for those of reinforcement learning."""
-    return yaml.safe_load(config.read_text(encoding="utf-8")).get("training_config") or {}
+    return cli_config.read_saved(config, "training_config")["training_config"] or {}

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-import yaml
 from flax import nnx
 
-from tunix.cli import build, run_weights, schema, structure
+from tunix.cli import build, config, run_weights, schema, structure
 from tunix.models import automodel, sources, weight_table
 from tunix.models import weights as weights_lib
 from tunix.models.transformer import decoder
@@ -21,6 +20,7 @@ from tunix.sft.dpo import reward_model
 from tunix.utils import config as config_lib
 
 _CHECKPOINTS, _CONFIG, _PARAMS = "checkpoints", "config.yaml", "params"
+_READ = ("model_config", "tokenizer_config", "ppo_config", "reward_config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,8 +196,8 @@ def _run_of(path: pathlib.Path) -> pathlib.Path:
 
 def _settings(path: pathlib.Path) -> tuple[schema.ModelOptions, str | None, dict[str, bool]]:
     """Return the model's settings, the tokenizer's path, and which heads were added."""
-    raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(raw, dict) or not isinstance(raw.get("model_config"), dict):
+    raw: Any = config.read_saved(path, *_READ)
+    if not isinstance(raw.get("model_config"), dict):
         problem = "no model_config in it; expected the resolved settings of a run"
         raise config_lib.ConfigError(str(path), [problem])
     options = structure.structure(
@@ -205,7 +205,10 @@ def _settings(path: pathlib.Path) -> tuple[schema.ModelOptions, str | None, dict
     )
     tokenizer_path = (raw.get("tokenizer_config") or {}).get("tokenizer_path")
     backbone = (raw.get("ppo_config") or {}).get("critic_backbone")
-    heads = {"has_value_head": backbone == "shared", "is_reward_model": "reward_config" in raw}
+    heads = {
+        "has_value_head": backbone == "shared",
+        "is_reward_model": raw["reward_config"] is not None,
+    }
     return options, tokenizer_path, heads
 
 
