@@ -86,7 +86,7 @@ def test_slicing_to_the_positions_with_loss_changes_nothing():
     batch = toys.token_batch(3, 12)
     batch["input_mask"][:, 5:] = 0.0
     expected = loss_and_grads(toys.tiny_decoder(), batch)
-    positions = training_input.LossPositions()(batch["input_mask"])
+    positions = training_input.loss_positions(batch["input_mask"])
     assert positions is not None
     assert len(positions) < batch["input_tokens"].size
     sliced = loss_and_grads(toys.tiny_decoder(), batch | {"loss_positions": positions})

@@ -165,6 +165,20 @@ def test_the_default_loss_computes_the_head_only_where_there_is_loss():
     assert "loss_positions" not in make().model_input(raw)
 
 
+@pytest.mark.parametrize("seen_before", [[], [0.2], [0.6], [1.0], [1.0, 0.2]], ids=str)
+def test_an_evaluation_does_not_depend_on_the_batches_before(seen_before):
+    """A resumed run has not seen them; in another shape the seventh digit would differ."""
+
+    def batch(share):
+        raw = toys.token_batch(4, 64)
+        mask = np.random.default_rng(0).random(raw["input_mask"].shape) < share
+        return peft_trainer.TrainingInput(**raw | {"input_mask": mask})
+
+    fresh, used = (make(toys.tiny_decoder(), loss_fn=None) for _ in range(2))
+    used.evaluate([batch(share) for share in seen_before] or [batch(0.2)])
+    assert used.evaluate([batch(0.2)]) == fresh.evaluate([batch(0.2)])
+
+
 def test_a_lora_model_trains_its_adapters_alone():
     model = lora.apply_lora(
         toys.tiny_decoder(), lora.LoraConfig(rank=2, alpha=4.0), rngs=nnx.Rngs(1)

@@ -79,7 +79,6 @@ class PeftTrainer:
             training_config.metrics_logging_options
         )
         self._gen_model_input_fn: Callable[[Any], Mapping[str, Any]] | None = None
-        self._loss_positions = training_input.LossPositions()
         self._reread_model = False
         self._stepper = stepper.Stepper(
             model,
@@ -212,7 +211,7 @@ class PeftTrainer:
         inputs = training_input.default_model_input(batch)
         mask = inputs.get("input_mask")
         if self._slices_positions() and isinstance(mask, np.ndarray):
-            inputs.setdefault("loss_positions", self._loss_positions(mask))
+            inputs.setdefault("loss_positions", training_input.loss_positions(mask))
         return inputs
 
     def memory_estimate(self, rows: int, row_length: int) -> memory_estimate.MemoryEstimate:

@@ -43,35 +43,28 @@ def default_model_input(batch: Any) -> dict[str, Any]:
     )
 
 
-class LossPositions:
-    """Finds the tokens of a batch that have loss, so that the head is computed only there.
+def loss_positions(
+    input_mask: np.ndarray, *, granularity: int = 4
+) -> Int[np.ndarray, " N"] | None:
+    """Return where a batch has loss, so that the head is computed only there.
 
     The number of indices is a shape, and every shape is a program: it is rounded up to a multiple
-    of ``1 / granularity`` of the batch and, for batches of one size, never shrinks.
+    of ``1 / granularity`` of the batch. It depends on nothing but the batch, for in another shape
+    sums are rounded differently: a resumed run must repeat what it did after other batches.
 
     Args:
+        input_mask: ``[B, T]`` weights on the host.
         granularity: How many different numbers there are at most.
+
+    Returns:
+        The flat indices of the tokens of non-zero weight, filled up with 0, or ``None`` where the
+        whole batch would be taken anyway.
     """
-
-    def __init__(self, granularity: int = 4):
-        self._granularity = granularity
-        self._sizes: dict[int, int] = {}
-
-    def __call__(self, input_mask: np.ndarray) -> Int[np.ndarray, " N"] | None:
-        """Return the flat indices of the tokens of non-zero weight, filled up with 0.
-
-        Args:
-            input_mask: ``[B, T]`` weights on the host.
-
-        Returns:
-            The indices, or ``None`` where the whole batch would be taken anyway.
-        """
-        weights = np.array(input_mask != 0)
-        weights[:, 0] = False  # nothing precedes the first token of a row
-        indices = np.flatnonzero(weights)
-        unit = -(-weights.size // self._granularity)
-        size = max(1, -(-len(indices) // unit)) * unit
-        size = self._sizes[weights.size] = max(size, self._sizes.get(weights.size, 0))
-        if size >= weights.size:
-            return None
-        return np.pad(indices, (0, size - len(indices))).astype(np.int32)
+    weights = np.array(input_mask != 0)
+    weights[:, 0] = False  # nothing precedes the first token of a row
+    indices = np.flatnonzero(weights)
+    unit = -(-weights.size // granularity)
+    size = max(1, -(-len(indices) // unit)) * unit
+    if size >= weights.size:
+        return None
+    return np.pad(indices, (0, size - len(indices))).astype(np.int32)
