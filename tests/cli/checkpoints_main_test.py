@@ -1,6 +1,7 @@
 """``tunix checkpoints`` sees what damaged a checkpoint, and deletes what nobody needs."""
 
 import pathlib
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -114,3 +115,55 @@ def test_nobody_can_ask_to_keep_none(run, capsys):
     with pytest.raises(SystemExit):
         tunix("prune", run, "--keep", 0)
     assert "must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ls", "verify"])
+def test_a_directory_may_be_given_relative_to_here_or_home(run, capsys, monkeypatch, command):
+    monkeypatch.chdir(run.parent)
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert tunix(command, run) == 0
+    expected = capsys.readouterr().out
+    for directory in (run.name, f"./{run.name}/checkpoints", f"~/{run.name}"):
+        assert tunix(command, directory) == 0
+        assert capsys.readouterr().out == expected
+
+
+def test_a_step_that_is_empty_is_not_sound_and_is_cleared(run, capsys):
+    """A run cannot continue from it, and Orbax takes it for the latest."""
+    (run / "checkpoints" / "11").mkdir()
+    assert tunix("verify", run) == 1
+    out = capsys.readouterr().out
+    assert "step 11  NOT SOUND" in out and "11 has no _CHECKPOINT_METADATA" in out
+    assert tunix("ls", run) == 0
+    assert "INCOMPLETE" in capsys.readouterr().out
+    assert tunix("prune", run) == 0
+    assert "deleting 11\n" in capsys.readouterr().out
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["10"]
+
+
+def test_where_nothing_is_complete_nothing_is_deleted(tmp_path, capsys):
+    (tmp_path / "2024").mkdir()
+    assert tunix("prune", tmp_path) == errors.USAGE_ERROR
+    assert "nothing was deleted" in capsys.readouterr().err
+    assert (tmp_path / "2024").is_dir()
+
+
+def test_a_critics_checkpoints_are_listed_verified_and_pruned_with_the_actors(run, capsys):
+    beside = run / "checkpoints_critic"
+    shutil.copytree(run / "checkpoints", beside)
+    shutil.copytree(beside / "10", beside / "11")  # the run was killed before the actor's
+    assert tunix("ls", run) == 0
+    assert str(beside) in capsys.readouterr().out
+    largest_file(beside / "2").unlink()
+    assert tunix("verify", run) == 1
+    assert capsys.readouterr().out.count("NOT SOUND") == 1
+    assert tunix("prune", run, "--keep", 1) == 0
+    assert "deleting checkpoints_critic/11\n" in capsys.readouterr().out
+    assert [path.name for path in beside.iterdir()] == ["10"]
+
+
+def test_paths_are_printed_as_they_are(run, capsys):
+    place = run.rename(run.with_name("[bold]:smile:[x]"))
+    (place / "checkpoints" / "2" / "more").write_text("x")
+    assert tunix("verify", place) == 1
+    assert f"{place}/checkpoints/2/more was not part of the checkpoint" in capsys.readouterr().out

@@ -190,3 +190,9 @@ def test_a_file_is_executed_again_when_its_text_changes(tmp_path):
     path.write_text("x = 2\n")
     (second,) = python_files.load([str(path)], key="python_files")
     assert (first.x, second.x) == (1, 2)
+
+
+def test_the_users_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.py").write_text("value = 5\n")
+    assert python_files.load(["~/own.py"], key="python_files")[0].value == 5

@@ -97,3 +97,10 @@ def test_a_long_list_of_problems_is_cut_and_counted():
 def test_the_error_survives_another_process():
     error = errors.DataError("x", ["a"])
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_the_users_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = lines(tmp_path, {"text": "a"})
+    for source in (f"~/{path.name}", "~/*.jsonl", [f"~/{path.name}"]):
+        assert [row.values for row in sources.read_rows(source)] == [{"text": "a"}]

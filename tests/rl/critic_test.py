@@ -1,14 +1,18 @@
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
 from tests.rl import helpers
 from tunix.models import lora
-from tunix.rl import credit, critic, utils
+from tunix.rl import cluster_config, credit, critic, critic_trainer, utils
+from tunix.sft import checkpoint_manager
 
 
 def noisy_critic(actor):
@@ -83,3 +87,31 @@ def test_the_value_loss_is_the_formula_written_out():
     np.testing.assert_allclose(output.finalize()["loss"], losses[mask].mean(), rtol=1e-5)
     with pytest.raises(ValueError, match="the batch has none"):
         critic.value_objective(judge, dataclasses.replace(batch, values=None), clip_range=None)
+
+
+def test_actor_and_critic_continue_from_the_newest_step_at_which_both_are_sound(tmp_path):
+    root = tmp_path / "checkpoints"
+    beside = critic_trainer.checkpoints_beside(root)
+    assert beside == tmp_path / "checkpoints_critic"
+    options = ocp.CheckpointManagerOptions(max_to_keep=None)
+    for folder, steps in ((root, (1, 2, 3)), (beside, (1, 2, 3, 4))):
+        saving = checkpoint_manager.CheckpointManager(folder, options)
+        for step in steps:
+            saving.save_state(step, {"params": {"w": jnp.ones(3)}}, {}, force=True)
+        saving.close()
+    shutil.rmtree(root / "3" / "params")
+    shutil.rmtree(beside / "2" / "params")
+    config = cluster_config.RLTrainingConfig(
+        actor_optimizer=optax.sgd(0.1),
+        eval_every_n_steps=1,
+        checkpoint_root_directory=str(root),
+        checkpointing_options=options,
+    )
+    assert critic_trainer.set_aside_damaged(config) is config
+    assert len(list(root.iterdir())) == 3
+    done = critic_trainer.set_aside_damaged(dataclasses.replace(config, resume="newest-sound"))
+    assert done == config
+    assert [path.name for path in root.iterdir()] == ["1"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints.damaged").iterdir()) == ["2", "3"]
+    # What the critic has beyond the actor's is deleted when its trainer is made.
+    assert sorted(path.name for path in beside.iterdir()) == ["1", "4"]

@@ -39,3 +39,9 @@ def test_the_file_is_a_png(tmp_path):
 def test_nothing_to_draw_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="nothing to plot"):
         plots.save_curves(tmp_path / "x.png", {"loss": ([], [])}, title="", ylabel="")
+
+
+@pytest.mark.parametrize("title", ["GRPO on a$b$", r"$\\foo$", "$", "50 % [x] _{y}"])
+def test_a_title_is_text_and_no_formula(tmp_path, title):
+    plots.save_curves(tmp_path / "plot.png", {"a": ([1], [1.0])}, title=title, ylabel="y")
+    assert (tmp_path / "plot.png").stat().st_size > 0

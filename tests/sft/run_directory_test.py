@@ -50,3 +50,8 @@ def test_a_file_in_its_place_is_named(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(run_directory.RunDirectoryError, match="run is a file; choose another one"):
         run_directory.RunDirectory(tmp_path / "run")
+
+
+def test_the_users_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_directory.RunDirectory("~/runs/a").path == tmp_path / "runs" / "a"

@@ -73,7 +73,7 @@ def make_tokenizer(
 
 
 def loop_settings(
-    options: schema.LoopOptions, directory: run_directory.RunDirectory
+    run: schema.RunOptions, options: schema.LoopOptions, directory: run_directory.RunDirectory
 ) -> dict[str, Any]:
     """Return what the settings of every loop say of its ``TrainingConfig``."""
     checkpointing = checkpointing_options(options.checkpointing_options)
@@ -82,6 +82,7 @@ def loop_settings(
         "max_steps": options.max_steps,
         "checkpoint_root_directory": None if checkpointing is None else str(directory.checkpoints),
         "checkpointing_options": checkpointing,
+        "resume": run.resume,
         "metrics_logging_options": metrics_options(options.metrics_logging_options, directory),
         "data_sharding_axis": options.data_sharding_axis,
     }
@@ -126,10 +127,10 @@ def count_parameters(model: nnx.Module) -> tuple[int, int]:
 
 def report_memory(found: memory_estimate.MemoryEstimate, out: rich.console.Console) -> None:
     """Say what training will take, and what to do if that is more than there is."""
-    out.print(f"memory     {found}", markup=False)
+    out.print(f"memory     {found}")
     problem = memory_estimate.warning(found, memory_estimate.available_bytes())
     if problem is not None:
-        out.print(f"warning    {problem}", markup=False, style="yellow")
+        out.print(f"warning    {problem}", style="yellow")
 
 
 def _size(state: nnx.State) -> int:

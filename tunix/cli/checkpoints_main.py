@@ -7,13 +7,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-import rich.console
 import rich.table
 
-from tunix.cli import errors
+from tunix.cli import console, errors
+from tunix.rl import critic_trainer
 from tunix.sft import checkpoint_integrity as integrity
 
-_OUT = rich.console.Console(highlight=False, soft_wrap=True)
+_OUT = console.OUT
 _COMMANDS = {
     "ls": "list them: step, size, when written",
     "verify": "read every file and array again; exit status 1 if anything is wrong",
@@ -24,12 +24,19 @@ _COMMANDS = {
 def main(argv: Sequence[str]) -> int:
     """Run one of the three commands; ``argv[0]`` is the name of the program."""
     options = _parser(argv[0]).parse_args(argv[1:])
-    root = find_root(pathlib.Path(options.directory))
-    if options.command == "ls":
-        return _list(root)
-    if options.command == "verify":
-        return _verify(root)
-    return _prune(root, options.keep, dry_run=options.dry_run)
+    root = find_root(pathlib.Path(options.directory).expanduser().absolute())
+    roots = [root]
+    if (beside := critic_trainer.checkpoints_beside(root)).is_dir():
+        roots.append(beside)  # a step is complete with both
+    if options.command == "prune":
+        return _prune(roots, options.keep, dry_run=options.dry_run)
+    act = _list if options.command == "ls" else _verify
+    codes = []
+    for one in roots:
+        if len(roots) > 1:
+            _OUT.print(one)
+        codes.append(act(one))
+    return max(codes)
 
 
 def find_root(directory: pathlib.Path) -> pathlib.Path:
@@ -47,9 +54,13 @@ def find_root(directory: pathlib.Path) -> pathlib.Path:
 
 
 def _steps(root: pathlib.Path) -> list[pathlib.Path]:
-    """Return the complete checkpoints, in order of their steps."""
-    complete = [path for path in root.iterdir() if integrity.is_complete(path)]
-    return sorted(complete, key=lambda path: (len(path.name), path.name))
+    """Return the directories of all steps in their order, of those that are not whole, too."""
+    found = [
+        path
+        for path in root.iterdir()
+        if integrity.is_complete(path) or (path.is_dir() and path.name.isdecimal())
+    ]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def _list(root: pathlib.Path) -> int:
@@ -62,7 +73,7 @@ def _list(root: pathlib.Path) -> int:
             _size(integrity.num_bytes(path)),
             written.strftime("%Y-%m-%d %H:%M:%S"),
             "yes" if integrity.is_sealed(path) else "no",
-            ", ".join(parts),
+            ", ".join(parts) if integrity.is_complete(path) else "INCOMPLETE",
         )
     _OUT.print(table)
     return 0
@@ -71,13 +82,12 @@ def _list(root: pathlib.Path) -> int:
 def _verify(root: pathlib.Path) -> int:
     is_sound = True
     for path in _steps(root):
-        problems = list(integrity.array_problems(path))
-        how = "arrays read"
-        if integrity.is_sealed(path):
-            problems = [*integrity.file_problems(path), *problems]
-            how = "checksums match, arrays read"
-        else:
-            how += "; it has no checksums (its process was killed before they were written)"
+        problems = list(integrity.problems(path))
+        how = "checksums match, arrays read"
+        if not integrity.is_sealed(path):
+            how = (
+                "arrays read; it has no checksums (its process was killed before they were written)"
+            )
         _OUT.print(f"step {path.name}  {'NOT SOUND' if problems else f'sound: {how}'}")
         for problem in problems:
             _OUT.print(f"  - {problem}")
@@ -85,18 +95,25 @@ def _verify(root: pathlib.Path) -> int:
     return 0 if is_sound else 1
 
 
-def _prune(root: pathlib.Path, keep: int, *, dry_run: bool) -> int:
-    steps = _steps(root)
-    leftovers = [path for path in root.iterdir() if ".orbax-checkpoint-tmp" in path.name]
-    doomed = [*steps[: max(0, len(steps) - keep)], *leftovers]
+def _prune(roots: Sequence[pathlib.Path], keep: int, *, dry_run: bool) -> int:
+    complete = [path for path in _steps(roots[0]) if integrity.is_complete(path)]
+    if not complete:
+        raise FileNotFoundError(f"{roots[0]}: no step there is complete; nothing was deleted")
+    kept = [path.name for path in complete[-keep:]]
+    doomed = [
+        path
+        for root in roots
+        for path in [*_steps(root), *filter(integrity.is_unfinished, root.iterdir())]
+        if path.name not in kept
+    ]
     freed = sum(integrity.num_bytes(path) for path in doomed)
     for path in doomed:
-        _OUT.print(f"{'would delete' if dry_run else 'deleting'} {path.name}")
+        shown = path.name if path.parent == roots[0] else path.relative_to(roots[0].parent)
+        _OUT.print(f"{'would delete' if dry_run else 'deleting'} {shown}")
         if not dry_run:
             shutil.rmtree(path)
-    kept = ", ".join(path.name for path in steps if path not in doomed)
     verb = "would free" if dry_run else "freed"
-    _OUT.print(f"{verb} {_size(freed)}; kept {kept}")
+    _OUT.print(f"{verb} {_size(freed)}; kept {', '.join(kept)}")
     return 0
 
 

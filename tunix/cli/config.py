@@ -141,7 +141,7 @@ def _hidden(
 
 def read_yaml(path: str) -> omegaconf.DictConfig:
     """Return one YAML file; ``base_config.yaml`` is the one shipped with the package."""
-    file = BASE_CONFIG if path == BASE_CONFIG.name else pathlib.Path(path)
+    file = BASE_CONFIG if path == BASE_CONFIG.name else pathlib.Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"config file {path} does not exist (looked in {file.absolute()})")
     try:

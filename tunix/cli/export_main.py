@@ -8,16 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
-import rich.console
 from flax import nnx
 
-from tunix.cli import errors, run_weights, trained_model
+from tunix.cli import console, errors, run_weights, trained_model
 from tunix.generate import pad_token, tokenizer_adapter, tokenizer_files
 from tunix.models import hf_export, lora, model_card, peft_adapter, sources
 from tunix.models.transformer import decoder
 from tunix.sft.dpo import reward_model
 
-_OUT = rich.console.Console(highlight=False, soft_wrap=True)
+_OUT = console.OUT
 
 
 def main(argv: Sequence[str]) -> int:
@@ -167,9 +166,9 @@ def _training(checkpoint: trained_model.Checkpoint) -> str:
 def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, form: str) -> None:
     average = "the average after " if checkpoint.weights == "ema" else ""
     place = f"{average}step {checkpoint.step} of {checkpoint.run}"
-    _OUT.print(f"checkpoint {place}", markup=False)
+    _OUT.print(f"checkpoint {place}")
     for path in sorted(target.iterdir()):
-        _OUT.print(f"  {path.name:36}{_size(path.stat().st_size):>12}", markup=False)
+        _OUT.print(f"  {path.name:36}{_size(path.stat().st_size):>12}")
     auto_class = _auto_class(checkpoint)
     lines = [
         f"  from transformers import {auto_class}, AutoTokenizer",
@@ -181,7 +180,7 @@ def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, f
             "  from peft import PeftModel  # base is the model that was trained",
             f'  model = PeftModel.from_pretrained(base, "{target}")',
         ]
-    _OUT.print(f"written to {target}; load it with", *lines, sep="\n", markup=False)
+    _OUT.print(f"written to {target}; load it with", *lines, sep="\n")
 
 
 def _size(num_bytes: int) -> str:

@@ -46,7 +46,7 @@ def load(paths: Sequence[str], *, key: str) -> list[types.ModuleType]:
     problems: list[str] = []
     cause: BaseException | None = None
     for path in paths:
-        file = pathlib.Path(path)
+        file = pathlib.Path(path).expanduser()
         if not file.is_file():
             problems.append(f"{path} does not exist (looked in {file.absolute()})")
             continue

@@ -113,7 +113,7 @@ def print_comparison(
     )
     for label, key, form in rows:
         table.add_row(label, form.format(before[key]), form.format(after[key]))
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 def print_replies(
@@ -134,7 +134,7 @@ def print_replies(
     for i in range(0, len(questions), stride):
         cells = [_reply(m["greedy_replies"][i], m["greedy_rewards"][i]) for m in (before, after)]
         table.add_row(rich.text.Text(questions[i]), *cells)
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 def _reply(text: str, reward: float) -> rich.text.Text:

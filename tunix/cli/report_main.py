@@ -6,22 +6,20 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import rich.console
-
-from tunix.cli import errors, report_page
+from tunix.cli import console, errors, report_page
 from tunix.utils import json_lines
 
-_OUT = rich.console.Console(highlight=False, soft_wrap=True)
+_OUT = console.OUT
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the report that ``argv`` asks for; ``argv[0]`` is the name of the program."""
     options = _parser(argv[0]).parse_args(argv[1:])
-    run = pathlib.Path(options.run)
-    target = pathlib.Path(options.output) if options.output else run / "report.html"
+    run = pathlib.Path(options.run).expanduser()
+    target = pathlib.Path(options.output).expanduser() if options.output else run / "report.html"
     page = make_page(run, max_rows=options.rows)
     target.write_text(page, encoding="utf-8")
-    _OUT.print(f"report     {target}", markup=False)
+    _OUT.print(f"report     {target}")
     return 0
 
 

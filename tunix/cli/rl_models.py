@@ -81,7 +81,7 @@ def training_config(
         compute_logps_micro_batch_size=options.compute_logps_micro_batch_size,
         alarms=options.alarms,
         pbar_description=run.algorithm_name,
-        **build.loop_settings(options, directory),
+        **build.loop_settings(run, options, directory),
     )
 
 

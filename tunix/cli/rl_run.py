@@ -4,12 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import rich.console
-
 from tunix.cli import (
     baseline,
     build,
     command,
+    console,
     report,
     rl_data,
     rl_models,
@@ -21,7 +20,7 @@ from tunix.cli import (
 from tunix.rl import evaluation, rl_cluster, rl_learner
 from tunix.sft import plots, run_directory
 
-_OUT = rich.console.Console(highlight=False)
+_OUT = console.OUT
 
 RunT = TypeVar("RunT", bound=rl_schema.RLRun)
 
@@ -167,4 +166,4 @@ def _plan_notes(run: rl_schema.RLRun, data: rl_data.RLData) -> Iterator[str]:
 
 def _print_lines(*lines: str) -> None:
     for line in lines:
-        _OUT.print(line, markup=False, soft_wrap=True)
+        _OUT.print(line)

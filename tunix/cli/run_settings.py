@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import rich.console
 import yaml
 
+from tunix.cli import console
 from tunix.sft import run_directory
 
-_OUT = rich.console.Console(highlight=False, soft_wrap=True)
+_OUT = console.OUT
 _MISSING = "(not set)"
 
 
@@ -29,7 +29,7 @@ def recorded(directory: run_directory.RunDirectory, resolved_yaml: str) -> Itera
     if before and directory.config.is_file():
         earlier = directory.config.read_text(encoding="utf-8")
         for line in changes(_parsed(earlier), _parsed(resolved_yaml)):
-            _OUT.print(f"changed    {line}", markup=False)
+            _OUT.print(f"changed    {line}")
     directory.write_config(resolved_yaml)
     try:
         yield

@@ -12,6 +12,7 @@ from typing import Literal
 from tunix.models import lora_config
 from tunix.models.transformer import config as transformer_config
 from tunix.ops import quantize
+from tunix.sft import checkpoint_recovery
 from tunix.utils import config as config_lib
 
 
@@ -195,6 +196,10 @@ class RunOptions(config_lib.Config):
     run_dir: str | None = None
     """Everything the run writes goes here; ``runs/NAME-DATE-TIME`` when unset. An existing
     run continues from its last checkpoint."""
+
+    resume: checkpoint_recovery.Resume = "latest"
+    """What an existing run continues from: ``latest`` stops if the latest checkpoint is damaged,
+    ``newest-sound`` moves it to ``checkpoints.damaged`` and continues from the newest sound one."""
 
     seed: int = 0
     """Seed of data order and sampling."""

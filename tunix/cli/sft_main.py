@@ -114,7 +114,7 @@ def training_config(
 ) -> peft_trainer.TrainingConfig:
     """Return the trainer's settings."""
     options = run.training_config
-    settings = training_run.loop_settings(options, directory)
+    settings = training_run.loop_settings(run, options, directory)
     best, checkpointing = options.keep_best, settings["checkpointing_options"]
     if checkpointing is not None and best is not None:
         settings["checkpointing_options"] = best_checkpoint.keep_best(

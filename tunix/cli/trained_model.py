@@ -14,8 +14,7 @@ from tunix.models import automodel, sources, weight_table
 from tunix.models import weights as weights_lib
 from tunix.models.transformer import decoder
 from tunix.rl import shared_critic
-from tunix.sft import checkpoint_integrity as integrity
-from tunix.sft import checkpoint_manager
+from tunix.sft import checkpoint_manager, checkpoint_storage
 from tunix.sft.dpo import reward_model
 from tunix.utils import config as config_lib
 
@@ -182,6 +181,11 @@ def _restore(checkpoint: Checkpoint, model: nnx.Module) -> None:
             params = run_weights.read_average(manager, checkpoint.step, like)
         else:
             params = manager.restore_state(checkpoint.step, {_PARAMS: like})[0][_PARAMS]
+    except checkpoint_storage.CheckpointDamagedError as error:
+        remedy = f"; name one with --step {max(error.sound)}" if error.sound else ""
+        raise checkpoint_storage.CheckpointDamagedError(
+            error.where, error.problems, error.sound, remedy
+        ) from error
     finally:
         manager.close()
     nnx.update(model, params)
@@ -216,9 +220,7 @@ def _step(run: pathlib.Path, step: int | None) -> int:
     """Return the step, after checking that it has been saved."""
     root = run / _CHECKPOINTS
     found = root.iterdir() if root.is_dir() else ()
-    saved = sorted(
-        int(path.name) for path in found if path.name.isdigit() and integrity.is_complete(path)
-    )
+    saved = sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
     if not saved:
         raise FileNotFoundError(
             f"{root}: no complete checkpoint; the run saves every "

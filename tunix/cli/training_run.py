@@ -5,14 +5,13 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import rich.console
 from flax import nnx
 
-from tunix.cli import baseline, build, optimizers, run_plan, schema, sft_schema
+from tunix.cli import baseline, build, console, optimizers, run_plan, schema, sft_schema
 from tunix.data import errors, report, sources
 from tunix.sft import nonfinite, peft_trainer, profiler, run_directory
 
-OUT = rich.console.Console(highlight=False, soft_wrap=True)
+OUT = console.OUT
 
 Trainer = peft_trainer.PeftTrainer
 Summary = dict[str, Any]
@@ -47,16 +46,18 @@ def print_header(
     total, trained = build.count_parameters(model)
     OUT.print(f"model      {options.model_id}  ({total:,} parameters, {trained:,} trained)")
     for account in reports:
-        OUT.print(f"data       {account}", markup=False)
+        OUT.print(f"data       {account}")
     OUT.print(f"run        {directory.path}")
 
 
 def loop_settings(
-    options: sft_schema.SftTrainingOptions, directory: run_directory.RunDirectory
+    run: schema.RunOptions,
+    options: sft_schema.SftTrainingOptions,
+    directory: run_directory.RunDirectory,
 ) -> dict[str, Any]:
     """Return what ``training_config`` says of a trainer's ``TrainingConfig``."""
     return {
-        **build.loop_settings(options, directory),
+        **build.loop_settings(run, options, directory),
         "gradient_accumulation_steps": options.gradient_accumulation_steps,
         "profiler_options": _profiler_options(options.profiler_options, directory),
         "max_inflight_computations": options.max_inflight_computations,

@@ -6,6 +6,7 @@ finds fault with it later can say which one it is.
 
 import dataclasses
 import glob
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -106,6 +107,7 @@ def _find(source: Source, streaming: bool) -> Iterator[files.Found]:
 
 
 def _at_address(address: str, streaming: bool) -> Iterator[files.Found]:
+    address = os.path.expanduser(address)
     path = pathlib.Path(address)
     directory, _, split = address.rpartition("@")
     if address.startswith(saved_datasets.HUB):

@@ -33,7 +33,7 @@ def shown(
 
     sizes = list(sizes)
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.DownloadColumn(),
     )

@@ -2,6 +2,7 @@
 
 import enum
 import importlib.util
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def resolve(
         SourceError: If there is no such model; says where it was looked for and what to do.
     """
     name = str(model_id)
+    if download_path is not None:
+        download_path = os.path.expanduser(download_path)
     if source is ModelSource.KAGGLE:
         return _in_directory(downloads.from_kaggle(name, download_path))
     if source is ModelSource.GCS or name.startswith(downloads.GCS_PREFIX):

@@ -63,6 +63,8 @@ def trained_roles(
 ) -> tuple[trained_role.TrainedRole, trained_role.TrainedRole | None]:
     """Return actor and critic with their trainers, restored if there is a checkpoint."""
     config = cluster.training_config
+    if critic is not None:
+        config = critic_trainer.set_aside_damaged(config)
     rows = config.compute_logps_micro_batch_size
     place, own = _place_and_settings(actor, config)
     made = trainer.Trainer(actor, own.actor_optimizer, own)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from typing import TYPE_CHECKING
 
 from flax import nnx
 
 from tunix.rl import cluster_config, critic, trainer
-from tunix.sft import checkpoint_manager
+from tunix.sft import checkpoint_manager, checkpoint_recovery, checkpoint_storage
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -36,7 +37,7 @@ def make_critic_trainer(
     optimizer = config.critic_optimizer or config.actor_optimizer
     root, options = config.checkpoint_root_directory, config.checkpointing_options
     if root is not None:
-        root = f"{root.rstrip('/')}_critic"
+        root = str(checkpoints_beside(root))
         options = _with_one_more(options or checkpoint_manager.default_options())
         _delete_later_than(actor_trainer.train_steps, pathlib.Path(root), options)
     made = trainer.Trainer(
@@ -54,9 +55,34 @@ def make_critic_trainer(
     if made.train_steps != actor_trainer.train_steps:
         raise ValueError(
             f"the actor's checkpoint is of step {actor_trainer.train_steps}, but the critic's in "
-            f"{root} of step {made.train_steps}; restore the missing one or start a new run"
+            f"{root} of step {made.train_steps}; restore the missing one, let resume=newest-sound "
+            "continue from the newest step that both have, or start a new run"
         )
     return made.with_loss_fn(functools.partial(critic.value_objective, clip_range=None))
+
+
+def checkpoints_beside(root: str | os.PathLike[str]) -> pathlib.Path:
+    """Return where the critic's checkpoints are if the actor's are in ``root``."""
+    actors = checkpoint_storage.absolute(root)
+    return actors.with_name(f"{actors.name}_critic")
+
+
+def set_aside_damaged(
+    config: cluster_config.RLTrainingConfig,
+) -> cluster_config.RLTrainingConfig:
+    """Do what ``config.resume`` asks for, for actor and critic at once.
+
+    Returns:
+        Settings under which their latest checkpoints are those to continue from.
+    """
+    root = config.checkpoint_root_directory
+    if root is None or config.resume != "newest-sound":
+        return config
+    checkpoint_recovery.set_aside_damaged(
+        [checkpoint_storage.absolute(root), checkpoints_beside(root)],
+        config.checkpointing_options or checkpoint_manager.default_options(),
+    )
+    return dataclasses.replace(config, resume="latest")
 
 
 def _with_one_more(options: "ocp.CheckpointManagerOptions") -> "ocp.CheckpointManagerOptions":
@@ -73,7 +99,7 @@ def _delete_later_than(
         return
     import orbax.checkpoint as ocp
 
-    with ocp.CheckpointManager(root.absolute(), options=options) as manager:
+    with ocp.CheckpointManager(checkpoint_storage.literal_path(root), options=options) as manager:
         for saved in manager.all_steps():
             if saved > step:
                 manager.delete(saved)

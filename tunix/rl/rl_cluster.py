@@ -296,7 +296,12 @@ class RLCluster:
 
         The cluster cannot be used afterwards.
         """
+        self.actor_trainer.wait()
         if self._critic is not None:
+            # While both are written, the critic has one more, which no run continues from.
+            saved = self.actor_trainer.checkpoint_manager
+            saved.wait_until_finished()
+            self.critic_trainer.checkpoint_manager.keep_only(saved.all_steps())
             self.critic_trainer.close()
         self.actor_trainer.close()
         with self.on_device(Role.ACTOR, Role.CRITIC):

@@ -1,6 +1,7 @@
 """Whether a checkpoint still is what was written: checksums of its files, and its arrays read back.
 
 Orbax notices files that are missing or cut short, not a flipped bit: its chunks carry no checksum.
+What it says of a damaged file is a traceback of its own, so files are looked at before it reads.
 """
 
 import contextlib
@@ -9,15 +10,22 @@ import pathlib
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import jax
 import numpy as np
 
+from tunix.sft import checkpoint_storage as storage
+
 CHECKSUMS_NAME = "checksums.json"
 """In the directory of a step: CRC-32 and size of every other file in it."""
 
+_COMPLETE = "_CHECKPOINT_METADATA"
+METRICS_DOCUMENT = "metrics/metrics"
+"""In a step that was saved with an evaluation: what its options compare it by."""
+
+_DOCUMENTS = (_COMPLETE, "metadata/metadata", METRICS_DOCUMENT)
+"""Files of JSON that every reader of a checkpoint needs; the last one only where there is one."""
 _BLOCK = 1 << 22
 _POLL_SECONDS = 0.05
 
@@ -72,9 +80,12 @@ def seal_all(root: pathlib.Path) -> None:
 
 def is_complete(step_directory: pathlib.Path) -> bool:
     """Return whether a directory holds a checkpoint that was written to its end."""
-    return (step_directory / "_CHECKPOINT_METADATA").exists() and ".orbax-checkpoint-tmp" not in (
-        step_directory.name
-    )
+    return (step_directory / _COMPLETE).exists() and not is_unfinished(step_directory)
+
+
+def is_unfinished(directory: pathlib.Path) -> bool:
+    """Return whether a checkpoint is being written there, or was when its process was killed."""
+    return ".orbax-checkpoint-tmp" in directory.name
 
 
 def is_sealed(step_directory: pathlib.Path) -> bool:
@@ -82,23 +93,46 @@ def is_sealed(step_directory: pathlib.Path) -> bool:
     return (step_directory / CHECKSUMS_NAME).exists()
 
 
-def file_problems(step_directory: pathlib.Path) -> Iterator[str]:
+def problems(step_directory: pathlib.Path) -> Iterator[str]:
+    """Yield one sentence per fault of a checkpoint; reads all of it."""
+    yield from file_problems(step_directory)
+    if is_complete(step_directory):
+        yield from array_problems(step_directory)
+
+
+def file_problems(
+    step_directory: pathlib.Path, parts: Collection[str] | None = None
+) -> Iterator[str]:
     """Yield one sentence per file that is missing, new or changed since the checkpoint was sealed.
 
-    Raises:
-        FileNotFoundError: If it has not been sealed.
+    Args:
+        step_directory: A checkpoint; without checksums only its documents are looked at.
+        parts: Which parts of it are wanted, for a checkpoint of which not all is to be read.
     """
-    expected = json.loads((step_directory / CHECKSUMS_NAME).read_text(encoding="utf-8"))
-    found = _checksums(step_directory)
-    for name, (size, checksum) in expected.items():
-        if name not in found:
-            yield f"{step_directory / name} is missing"
-        elif found[name][0] != size:
-            yield f"{step_directory / name} has {found[name][0]} bytes, {size} were written"
-        elif found[name][1] != checksum:
-            yield f"{step_directory / name} has changed since it was written (CRC-32 differs)"
-    for name in found.keys() - expected.keys():
-        yield f"{step_directory / name} was not part of the checkpoint"
+    if not is_complete(step_directory):
+        yield (
+            f"{step_directory} has no {_COMPLETE}: it was not written to its end, or files have "
+            "been deleted"
+        )
+        return
+    changes = list(_changes(step_directory, parts)) if is_sealed(step_directory) else []
+    yield from changes or document_problems(step_directory)
+
+
+def document_problems(step_directory: pathlib.Path) -> Iterator[str]:
+    """Yield one sentence per document that is missing or no JSON, and per part that is missing."""
+    for name in _DOCUMENTS:
+        path = step_directory / name
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            parts = document.get("item_handlers", ()) if name == _COMPLETE else ()
+            for part in set(parts) - {entry.name for entry in step_directory.iterdir()}:
+                yield f"{step_directory / part} is missing"
+        except FileNotFoundError:
+            if path.parent.is_dir() or name != METRICS_DOCUMENT:
+                yield f"{path} is missing"
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            yield f"{path} cannot be read: {error}"
 
 
 def array_problems(step_directory: pathlib.Path) -> Iterator[str]:
@@ -109,7 +143,7 @@ def array_problems(step_directory: pathlib.Path) -> Iterator[str]:
         if not (part / "_METADATA").exists():
             continue  # not arrays
         handler = ocp.PyTreeCheckpointHandler()
-        folder: Any = part  # Orbax annotates a path type of its own and takes any
+        folder = storage.literal_path(part)
         try:
             tree = handler.metadata(folder).tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -133,10 +167,43 @@ def _not_finite(part: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Iterato
                 yield f"{part}: {name} has {bad} of {array.size} values that are not finite"
 
 
-def _checksums(step_directory: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """Return size and CRC-32 of every file but the checksums themselves, by relative name."""
+def _changes(step_directory: pathlib.Path, parts: Collection[str] | None) -> Iterator[str]:
+    path = step_directory / CHECKSUMS_NAME
+    try:
+        sealed = json.loads(path.read_text(encoding="utf-8"))
+        expected = {name: (int(size), int(checksum)) for name, (size, checksum) in sealed.items()}
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        yield f"{path} cannot be read: {error}"
+        return
+    wanted = None if parts is None else {*parts, *(n.partition("/")[0] for n in _DOCUMENTS)}
+    if wanted is not None:
+        expected = {n: v for n, v in expected.items() if n.partition("/")[0] in wanted}
+    found = _checksums(step_directory, wanted)
+    for name, (size, checksum) in expected.items():
+        if name not in found:
+            yield f"{step_directory / name} is missing"
+        elif found[name][0] != size:
+            yield f"{step_directory / name} has {found[name][0]} bytes, {size} were written"
+        elif found[name][1] != checksum:
+            yield f"{step_directory / name} has changed since it was written (CRC-32 differs)"
+    for name in found.keys() - expected.keys():
+        yield f"{step_directory / name} was not part of the checkpoint"
+
+
+def _checksums(
+    step_directory: pathlib.Path, wanted: Collection[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Return size and CRC-32 of every file but the checksums themselves, by relative name.
+
+    Args:
+        step_directory: The checkpoint.
+        wanted: Entries of the directory to look at; all if not given.
+    """
     sums = {}
     for path in sorted(step_directory.rglob("*")):
+        entry = path.relative_to(step_directory).parts[0]
+        if wanted is not None and entry not in wanted:
+            continue
         if path.is_file() and path.name != CHECKSUMS_NAME:
             checksum, size = 0, 0
             with path.open("rb") as file:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -51,6 +51,7 @@ class CheckpointManager:
 
     Raises:
         CheckpointWriteError: If the directory cannot be written.
+        CheckpointDamagedError: If the metrics of a step cannot be read.
     """
 
     _manager: "ocp.CheckpointManager | None"
@@ -66,11 +67,16 @@ class CheckpointManager:
         # Orbax is imported here: it is slow to load and many runs save nothing.
         import orbax.checkpoint as ocp
 
-        self._directory = pathlib.Path(os.path.abspath(root_directory))
+        self._directory = storage.absolute(root_directory)
         self._options = default_options() if options is None else options
         if not self._options.read_only:
             storage.require_writable(self._directory, num_bytes=0)
-        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        try:
+            directory = storage.literal_path(self._directory)
+            self._manager = ocp.CheckpointManager(directory, options=self._options)
+        except Exception as error:  # the metrics of all steps are read at once
+            self._require_readable_documents(error)
+            raise
         self._sealer = integrity.Sealer(self._directory, self._manager.is_saving_in_progress)
 
     @property
@@ -81,6 +87,15 @@ class CheckpointManager:
     def latest_step(self) -> int | None:
         """Return the last step that was saved completely, or ``None``."""
         return None if self._manager is None else self._manager.latest_step()
+
+    def all_steps(self) -> list[int]:
+        """Return all steps that were saved completely, in order."""
+        return [] if self._manager is None else sorted(self._manager.all_steps())
+
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Delete all other steps."""
+        for step in set(self.all_steps()) - set(steps):
+            self._require_manager().delete(step)
 
     def best_step(self) -> int | None:
         """Return the best step by the ``best_fn`` of the options, or ``None``."""
@@ -149,11 +164,10 @@ class CheckpointManager:
             partial: Whether these parts may hold other arrays, too, which are not read.
 
         Raises:
+            CheckpointDamagedError: If what is to be read is not what was written.
             CheckpointMismatchError: Listing every array that is missing, unexpected or differs.
             FileNotFoundError: If there is no such step.
         """
-        import orbax.checkpoint as ocp
-
         manager = self._require_manager()
         if step not in manager.all_steps():
             raise FileNotFoundError(
@@ -161,15 +175,19 @@ class CheckpointManager:
                 f"{sorted(manager.all_steps())}"
             )
         expected = {name: storage.abstract(tree) for name, tree in like.items()}
-        self._require_fit(step, expected, partial)
-        items: dict[str, Any] = {_METADATA: ocp.args.JsonRestore()}
-        for name, wanted in expected.items():
-            if wanted:
-                restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-                items[name] = ocp.args.PyTreeRestore(
-                    wanted, restore_args=restore_args, partial_restore=partial
-                )
-        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        where = storage.step_directory(self._directory, self._options, step)
+        if problems := list(integrity.file_problems(where, list(like))):
+            raise self._damaged(where, problems)
+        try:
+            restored = self._restore(step, expected, where, partial)
+        except storage.CheckpointMismatchError:
+            raise
+        except Exception as error:
+            # Without checksums, only reading it shows what is wrong; what else may have failed is
+            # no fault of the checkpoint.
+            if problems := list(integrity.problems(where)):
+                raise self._damaged(where, problems) from error
+            raise
         arrays = {
             name: storage.rebuilt(tree, restored[name] if expected[name] else {})
             for name, tree in like.items()
@@ -260,31 +278,50 @@ class CheckpointManager:
             )
         return self._manager
 
-    def _require_fit(
+    def _restore(
         self,
         step: int,
         expected: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]],
+        where: pathlib.Path,
         partial: bool,
-    ) -> None:
-        """Raise one error that lists all arrays that do not fit."""
+    ) -> Any:
+        """Return what Orbax reads, or raise one error that lists all arrays that do not fit."""
         import orbax.checkpoint as ocp
 
-        step_format = self._options.step_name_format or ocp.path.step.standard_name_format(
-            step_prefix=self._options.step_prefix,
-            step_format_fixed_length=self._options.step_format_fixed_length,
-        )
-        root = step_format.find_step(self._directory, step).path
         problems = []
+        items: dict[str, Any] = {_METADATA: ocp.args.JsonRestore()}
         for item, wanted in expected.items():
             found: Any = {}
-            if (root / item).exists():
-                found = ocp.PyTreeCheckpointHandler().metadata(root / item).tree
+            if (where / item).exists():
+                folder = storage.literal_path(where / item)
+                found = ocp.PyTreeCheckpointHandler().metadata(folder).tree
             named = tree_lib.named_leaves(found)
             if partial:
                 named = {name: x for name, x in named.items() if name in wanted}
             problems += storage.differences(item, wanted, named)
+            if wanted:
+                restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+                items[item] = ocp.args.PyTreeRestore(
+                    wanted, restore_args=restore_args, partial_restore=partial
+                )
         if problems:
-            raise storage.CheckpointMismatchError(str(root), problems)
+            raise storage.CheckpointMismatchError(str(where), problems)
+        return self._require_manager().restore(step, args=ocp.args.Composite(**items))
+
+    def _require_readable_documents(self, error: Exception) -> None:
+        """Raise what is wrong with a checkpoint that kept Orbax from reading the others."""
+        for where in storage.step_directories(self._directory, self._options).values():
+            if problems := list(integrity.document_problems(where)):
+                raise self._damaged(where, problems) from error
+
+    def _damaged(self, where: pathlib.Path, problems: list[str]) -> storage.CheckpointDamagedError:
+        steps = storage.step_directories(self._directory, self._options)
+        sound = [
+            step
+            for step, path in steps.items()
+            if path != where and next(integrity.problems(path), None) is None
+        ]
+        return storage.CheckpointDamagedError(str(where), problems, sound)
 
     @contextlib.contextmanager
     def _clear_write_errors(self) -> Iterator[None]:

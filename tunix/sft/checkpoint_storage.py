@@ -1,15 +1,22 @@
 """Named arrays of a checkpoint: what is stored of them, and whether they fit what is expected."""
 
+import functools
+import os
 import pathlib
 import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tunix.utils import tree as tree_lib
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+_SHOWN_PROBLEMS = 5
 
 
 class CheckpointMismatchError(ValueError):
@@ -27,6 +34,75 @@ class CheckpointMismatchError(ValueError):
 
 class CheckpointWriteError(OSError):
     """A checkpoint that could not be written; names the directory and the remedy."""
+
+
+class CheckpointDamagedError(ValueError):
+    """A checkpoint that is no longer what was written; says which others are sound."""
+
+    def __init__(self, where: str, problems: list[str], sound: list[int], remedy: str = ""):
+        self.where, self.problems, self.sound, self.remedy = where, problems, sound, remedy
+        super().__init__(where, problems, sound, remedy)  # args as passed, so that it pickles
+
+    def __str__(self) -> str:
+        """Return one line per problem, as many as can be taken in, and what can be done."""
+        lines = "".join(f"\n  - {p}" for p in self.problems[:_SHOWN_PROBLEMS])
+        if (more := len(self.problems) - _SHOWN_PROBLEMS) > 0:
+            lines += f"\n  - and {more} more"
+        others = "no other step there is sound"
+        if self.sound:
+            others = f"sound: {'step' if len(self.sound) == 1 else 'steps'} "
+            others += ", ".join(map(str, self.sound))
+        return f"the checkpoint {self.where} is damaged:{lines}\n{others}{self.remedy}"
+
+
+def absolute(root: str | os.PathLike[str]) -> pathlib.Path:
+    """Return a directory as an absolute path, ``~`` written out."""
+    return pathlib.Path(os.path.abspath(os.path.expanduser(root)))
+
+
+def literal_path(path: pathlib.Path) -> Any:
+    """Return a path that Orbax takes as it is, whatever is in its name.
+
+    Orbax looks for what it has written with patterns that begin with the path, so ``run[1]`` would
+    stand for ``run1``: parts of arrays were never joined, and nothing could be read again.
+    """
+    return _literal_path_class()(path)
+
+
+@functools.cache
+def _literal_path_class() -> Any:
+    from etils import epath  # slow to load, like all of Orbax
+
+    class LiteralPath(type(epath.Path("/"))):
+        """A path whose pattern matching is that of ``pathlib``: it reads the pattern alone."""
+
+        def glob(self, pattern: str) -> Iterator[Any]:
+            for found in pathlib.Path(self).glob(pattern):
+                yield self / found.relative_to(pathlib.Path(self))
+
+    return LiteralPath
+
+
+def step_directories(
+    root: pathlib.Path, options: "ocp.CheckpointManagerOptions"
+) -> dict[int, pathlib.Path]:
+    """Return the directories of all steps, also of damaged ones, in order of their steps."""
+    if not root.is_dir():
+        return {}
+    names = _name_format(options)
+    found = {}
+    for path in root.iterdir():
+        digits = path.name.rpartition("_")[2]
+        if path.is_dir() and digits.isdecimal() and names.build_name(int(digits)) == path.name:
+            found[int(digits)] = path
+    return dict(sorted(found.items()))
+
+
+def step_directory(
+    root: pathlib.Path, options: "ocp.CheckpointManagerOptions", step: int
+) -> pathlib.Path:
+    """Return where a step is, or would be."""
+    return root / _name_format(options).build_name(step)
 
 
 def storable(tree: Any) -> dict[str, Any]:
@@ -119,6 +195,15 @@ def require_writable(directory: pathlib.Path, num_bytes: int) -> None:
             f"{free / 2**20:.1f} MiB are free; free some space or choose another "
             "checkpoint_root_directory"
         )
+
+
+def _name_format(options: "ocp.CheckpointManagerOptions") -> Any:
+    import orbax.checkpoint as ocp
+
+    return options.step_name_format or ocp.path.step.standard_name_format(
+        step_prefix=options.step_prefix,
+        step_format_fixed_length=options.step_format_fixed_length,
+    )
 
 
 def _is_key(x: Any) -> bool:

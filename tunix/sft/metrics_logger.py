@@ -65,7 +65,7 @@ class MetricsLoggerOptions(config_lib.Config):
     @property
     def directory(self) -> pathlib.Path:
         """Where the files are made."""
-        return pathlib.Path(self.log_dir) / self.run_name
+        return pathlib.Path(self.log_dir).expanduser() / self.run_name
 
     def create_backends(self) -> list[LoggingBackend]:
         """Return new backends."""

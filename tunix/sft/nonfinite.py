@@ -51,7 +51,7 @@ def dump_directory(config: training_config.TrainingConfig) -> pathlib.Path | Non
     if config.metrics_logging_options is not None:
         return config.metrics_logging_options.directory / "nonfinite"
     if config.checkpoint_root_directory is not None:
-        return pathlib.Path(config.checkpoint_root_directory) / "nonfinite"
+        return pathlib.Path(config.checkpoint_root_directory).expanduser() / "nonfinite"
     return None
 
 

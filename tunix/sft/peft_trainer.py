@@ -10,7 +10,6 @@ from flax import nnx
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.perf import span
 from tunix.sft import (
-    checkpoint_manager,
     early_stopping,
     evaluation,
     hooks,
@@ -54,6 +53,7 @@ class PeftTrainer:
         perf_tracer: Adds up where the time goes.
 
     Raises:
+        CheckpointDamagedError: If the latest checkpoint, or all of them, cannot be read.
         CheckpointMismatchError: If the latest checkpoint does not fit model and optimizer.
         CheckpointWriteError: If the checkpoint directory cannot be written.
     """
@@ -72,9 +72,7 @@ class PeftTrainer:
         self.data_hooks: hooks.DataHooks | None = None
         self.eval_metrics: evaluation.EvalMetricsFn | None = None
         self.perf_tracer = perf_tracer or span.SpanTimer()
-        self.checkpoint_manager = checkpoint_manager.CheckpointManager(
-            training_config.checkpoint_root_directory, training_config.checkpointing_options
-        )
+        self.checkpoint_manager = resume.open_checkpoints(training_config)
         self.metrics_logger = metrics_logger or MetricsLogger(
             training_config.metrics_logging_options
         )

@@ -72,7 +72,7 @@ def save_curves(
             continue
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=1)
         axes.plot(steps, smoothed(values, window=points), color=color, linewidth=2.2, label=name)
-    axes.set_title(title, loc="left", color=_INK, fontsize=13, fontweight="bold", pad=12)
+    axes.set_title(_plain(title), loc="left", color=_INK, fontsize=13, fontweight="bold", pad=12)
     axes.set_xlabel(xlabel, color=_MUTED)
     axes.set_ylabel(ylabel, color=_MUTED)
     axes.grid(visible=True, axis="y", color=_GRID)
@@ -85,3 +85,8 @@ def save_curves(
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
     figure.savefig(path, format="png")
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib shows as it is; between dollar signs it would read formulas."""
+    return text.replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator
 
 import jax
@@ -72,7 +73,9 @@ class Profiler:
             options = jax.profiler.ProfileOptions()
             options.host_tracer_level = self._options.host_tracer_level
             options.python_tracer_level = self._options.python_tracer_level
-        jax.profiler.start_trace(self._options.log_dir, profiler_options=options)
+        jax.profiler.start_trace(
+            os.path.expanduser(self._options.log_dir), profiler_options=options
+        )
         self._active = True
 
     def closes_at(self, step: int) -> bool:

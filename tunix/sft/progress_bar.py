@@ -114,7 +114,7 @@ class _BarAndMetrics(rich.progress.Progress):
 
 def _live_bar(console: rich.console.Console) -> rich.progress.Progress:
     return _BarAndMetrics(
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),

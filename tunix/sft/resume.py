@@ -5,7 +5,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from tunix.sft import checkpoint_manager, train_state
+from tunix.sft import (
+    checkpoint_manager,
+    checkpoint_recovery,
+    checkpoint_storage,
+    train_state,
+    training_config,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +30,25 @@ class Position:
     """State of early stopping."""
     skipped_last: int = 0
     """Steps in a row, up to this one, whose loss or gradient was not finite."""
+
+
+def open_checkpoints(
+    config: training_config.TrainingConfig,
+) -> checkpoint_manager.CheckpointManager:
+    """Return the manager of a run's checkpoints; its latest is the one to continue from.
+
+    Raises:
+        CheckpointDamagedError: If they cannot be listed, or none is sound.
+        CheckpointWriteError: If the directory cannot be written.
+    """
+    root, options = config.checkpoint_root_directory, config.checkpointing_options
+    if root is not None and config.resume == "newest-sound":
+        options = options or checkpoint_manager.default_options()
+        checkpoint_recovery.set_aside_damaged([checkpoint_storage.absolute(root)], options)
+    try:
+        return checkpoint_manager.CheckpointManager(root, options)
+    except checkpoint_storage.CheckpointDamagedError as error:
+        raise with_remedy(error) from error
 
 
 def save(
@@ -51,6 +76,7 @@ def restore_latest(
         state: A fresh state: what a checkpoint must look like, and where its arrays go.
 
     Raises:
+        CheckpointDamagedError: If that checkpoint is no longer what was written.
         CheckpointMismatchError: Listing every array that does not fit.
         CheckpointWriteError: If there is nothing to restore and no room for a first checkpoint.
     """
@@ -58,7 +84,10 @@ def restore_latest(
     if step is None:
         manager.require_space_for(state)
         return None
-    parts, metadata = manager.restore_state(step, _parts(state))
+    try:
+        parts, metadata = manager.restore_state(step, _parts(state))
+    except checkpoint_storage.CheckpointDamagedError as error:
+        raise with_remedy(error) from error
     counters = parts.pop("counters")
     restored = dataclasses.replace(
         state,
@@ -69,6 +98,21 @@ def restore_latest(
     )
     _LOG.info("resumed from the checkpoint of step %d", step)
     return restored, step, Position(**metadata)
+
+
+def with_remedy(
+    error: checkpoint_storage.CheckpointDamagedError,
+) -> checkpoint_storage.CheckpointDamagedError:
+    """Return the error with what continues the run all the same."""
+    remedy = "; restore the directory from a copy, or start anew in another one"
+    if error.sound:
+        remedy = (
+            f"; resume=newest-sound continues from step {max(error.sound)} and moves later ones "
+            "to a directory beside it"
+        )
+    return checkpoint_storage.CheckpointDamagedError(
+        error.where, error.problems, error.sound, remedy
+    )
 
 
 def _parts(state: train_state.TrainState) -> dict[str, Any]:

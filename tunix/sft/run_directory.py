@@ -25,7 +25,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(os.path.abspath(path))
+        self.path = pathlib.Path(os.path.abspath(os.path.expanduser(path)))
         probe = self.path / ".write_probe"
         if self.path.is_file():
             raise RunDirectoryError(

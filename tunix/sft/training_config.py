@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tunix.sft import checkpoint_recovery, metrics_logger, profiler
 from tunix.sft import early_stopping as early_stopping_lib
-from tunix.sft import metrics_logger, profiler
 from tunix.utils import config as config_lib
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class TrainingConfig(config_lib.Config):
     """Where checkpoints go and are resumed from; ``None`` saves nothing."""
     checkpointing_options: "ocp.CheckpointManagerOptions | None" = None
     """How often to save and how many to keep; every three minutes and three by default."""
+    resume: checkpoint_recovery.Resume = "latest"
+    """``latest`` stops if the latest checkpoint is damaged; ``newest-sound`` then sets it aside
+    and continues from the newest sound one before it."""
     metrics_logging_options: metrics_logger.MetricsLoggerOptions | None = None
     """Where metrics go; ``None`` keeps recent ones in memory only."""
     profiler_options: profiler.ProfilerOptions | None = None
@@ -51,6 +54,7 @@ class TrainingConfig(config_lib.Config):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"{name} must be at least 1 or None, got {value}"
+        yield from config_lib.choice_problems(self, {"resume": checkpoint_recovery.CHOICES})
         if isinstance(self.data_sharding_axis, str):
             yield (
                 "data_sharding_axis must be a tuple of mesh axes, got the string "

@@ -43,9 +43,7 @@ def default_model_input(batch: Any) -> dict[str, Any]:
     )
 
 
-def loss_positions(
-    input_mask: np.ndarray, *, granularity: int = 4
-) -> Int[np.ndarray, " N"] | None:
+def loss_positions(input_mask: np.ndarray, *, granularity: int = 4) -> Int[np.ndarray, " N"] | None:
     """Return where a batch has loss, so that the head is computed only there.
 
     The number of indices is a shape, and every shape is a program: it is rounded up to a multiple

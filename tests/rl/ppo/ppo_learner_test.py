@@ -251,6 +251,11 @@ def test_a_resumed_run_is_the_uninterrupted_one_critic_included(tmp_path):
     resumed, joined = run_in(tmp_path / "parts", 3)
     assert joined == losses
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    kept = [
+        sorted(path.name for path in (tmp_path / "parts" / name).iterdir())
+        for name in ("checkpoints", "checkpoints_critic")
+    ]
+    assert kept[0] == kept[1] == ["2", "3"]
     shutil.rmtree(tmp_path / "parts" / "checkpoints_critic")
     with pytest.raises(ValueError, match=r"the actor's checkpoint is of step 3, but the critic's"):
         run_in(tmp_path / "parts", 4)
