@@ -140,7 +140,6 @@ def _findable(model_id: str, base: pathlib.Path) -> str:
     _OUT.print(
         f"note: the adapter names its base by a place on this machine, {base.absolute()}; for "
         "others, say with --base-id what they call it",
-        markup=False,
     )
     return str(base.absolute())
 

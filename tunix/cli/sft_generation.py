@@ -31,7 +31,7 @@ def make(
     for text in reward_loading.unused_functions(
         options.score_functions, columns=list(asked.columns), key=key
     ):
-        training_run.OUT.print(f"note       {text}", markup=False)
+        training_run.OUT.print(f"note       {text}")
     manager = rewards.RewardManager([*(reply_scores.SCORES[s] for s in options.scores), *files])
     try:
         manager.check_columns(list(asked.columns))

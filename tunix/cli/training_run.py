@@ -75,12 +75,12 @@ def plan(
     data_steps = -(-batches // options.gradient_accumulation_steps) or None
     made = run_plan.RunPlan(max_steps=options.max_steps, data_steps=data_steps)
     for note in made.notes(options, optimizer, has_evaluation=eval_ds is not None):
-        OUT.print(f"note       {note}", markup=False)
+        OUT.print(f"note       {note}")
     profiler_options = options.profiler_options
     if profiler_options is not None and profiler_options.skip_first_n_steps >= made.steps:
         skipped = profiler_options.skip_first_n_steps
         problem = f"skips {skipped} steps, and the run has {made.steps}: nothing is recorded"
-        OUT.print(f"note       profiler_options.skip_first_n_steps {problem}", markup=False)
+        OUT.print(f"note       profiler_options.skip_first_n_steps {problem}")
     return made
 
 
@@ -132,7 +132,7 @@ def train(
             if name in before and (name in shown or name.startswith(families)):
                 OUT.print(f"held-out {name}  {before[name]:.4f} -> {after[name]:.4f}")
     for note in _end_notes(trainer, planned):
-        OUT.print(f"note       {note}", markup=False)
+        OUT.print(f"note       {note}")
     OUT.print(f"finished after step {summary['steps']}; everything is in {directory.path}")
 
 
