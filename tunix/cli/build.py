@@ -11,8 +11,9 @@ import rich.console
 from flax import nnx
 
 from tunix.cli import schema
-from tunix.generate import tokenizer_adapter
+from tunix.generate import model_tokenizer, tokenizer_adapter
 from tunix.models import automodel, lora, quantized
+from tunix.models.transformer import decoder
 from tunix.sft import memory_estimate, metrics_logger, run_directory
 from tunix.utils import config as config_lib
 
@@ -66,10 +67,18 @@ def make_model(
 
 
 def make_tokenizer(
-    options: schema.TokenizerOptions, model_path: str
+    options: schema.TokenizerOptions, model: nnx.Module, model_path: str
 ) -> tokenizer_adapter.TokenizerAdapter:
-    """Return the tokenizer: the model's own unless the settings name another."""
-    return tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path)
+    """Return the tokenizer: the model's own unless the settings name another.
+
+    It refuses texts with tokens for which the model has no embedding.
+
+    Raises:
+        TokenIdError: If the token that ends a text is one.
+    """
+    tokenizer = tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path)
+    assert isinstance(model, decoder.Decoder)
+    return model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
 
 
 def loop_settings(

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 import jax
 
 from tunix.cli import errors, run_weights, trained_model
-from tunix.generate import completion, engine, sampling_params, tokenizer_adapter
+from tunix.generate import (
+    completion,
+    engine,
+    model_tokenizer,
+    sampling_params,
+    tokenizer_adapter,
+)
 from tunix.models import automodel
 from tunix.models.transformer import decoder
 from tunix.utils import compile_cache
@@ -23,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser(argv[0]).parse_args(argv[1:])
     compile_cache.enable()
     model, tokenizer = load(options)
+    tokenizer = model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
     texts = options.prompt or [sys.stdin.read()]
     as_chat = tokenizer.has_chat_template if options.chat is None else options.chat
     if options.system is not None and not as_chat:
@@ -47,7 +54,11 @@ def main(argv: Sequence[str]) -> int:
     sampler.warmup([len(prompt) for prompt in prompts])
     compiled = time.perf_counter()
     completions = sampler.generate(
-        prompts, params, key=jax.random.key(options.seed), num_samples=options.num_samples
+        prompts,
+        params,
+        key=jax.random.key(options.seed),
+        num_samples=options.num_samples,
+        forbidden_tokens=model_tokenizer.unused_ids(tokenizer, model.num_embed),
     )
     seconds = time.perf_counter() - compiled
     for i, found in enumerate(completions):

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 def _train(run: reward_schema.RewardRun, directory: run_directory.RunDirectory) -> None:
     decoder, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
     assert isinstance(decoder, decoder_lib.Decoder)
-    tokenizer = build.make_tokenizer(run.tokenizer_config, path)
+    tokenizer = build.make_tokenizer(run.tokenizer_config, decoder, path)
     model = reward_model.RewardModel(decoder, rngs=nnx.Rngs(run.seed))
     data, held_out = preference_loading.load_data(run, tokenizer)
     reports = [dataset.report for dataset in (data, held_out) if dataset is not None]

@@ -26,7 +26,7 @@ def make_cluster(
     """Return the models, ready to sample and train, and the questions to ask them."""
     meshes = role_meshes.make_meshes(run.role_to_mesh, run.model_config.mesh)
     actor, path = build.make_model(run.model_config, meshes.get(Role.ACTOR))
-    tokenizer = build.make_tokenizer(run.tokenizer_config, path)
+    tokenizer = build.make_tokenizer(run.tokenizer_config, actor, path)
     data = rl_data.load(run, tokenizer)
     reference = None
     if run.algo_config.beta != 0.0 and not lora.is_lora_enabled(actor):

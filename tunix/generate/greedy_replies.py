@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from tunix.generate import engine, sampling_params, tokenizer_adapter, weight_sync
+from tunix.generate import engine, model_tokenizer, sampling_params, tokenizer_adapter, weight_sync
 from tunix.models.transformer import decoder
 
 
@@ -61,7 +61,12 @@ class GreedyReplies:
             raise TypeError(f"replies come from a tunix Decoder, got a {type(model).__name__}")
         sampler = self._loaded(model, max(map(len, prompts), default=1))
         try:
-            found = sampler.generate(prompts, self._params, key=jax.random.key(0))
+            found = sampler.generate(
+                prompts,
+                self._params,
+                key=jax.random.key(0),
+                forbidden_tokens=model_tokenizer.unused_ids(self._tokenizer, model.num_embed),
+            )
         finally:
             sampler.hold(weight_sync.SamplerWeights(state=nnx.State({}), head=None))
         replies = []

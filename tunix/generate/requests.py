@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tunix.generate import sampling_params
+from tunix.models.transformer import token_ids as token_ids_lib
 
 
 class PromptError(ValueError):
@@ -80,12 +81,10 @@ def _problems(
             f"cache of {cache_size}; shorten it to {max(cache_size - new, 0)} tokens or raise "
             f"cache_size to {length + new}"
         )
-    outside = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
+    outside = token_ids_lib.outside(token_ids, vocab_size)
     if outside.size:
-        problems.append(
-            f"prompt {index} has token ids {outside[:5].tolist()} outside of the vocabulary of "
-            f"{vocab_size}; is it encoded with the model's own tokenizer?"
-        )
+        ids = token_ids_lib.shown(outside)
+        problems.append(f"prompt {index} has token ids {ids}, {token_ids_lib.unknown(vocab_size)}")
     return problems
 
 

@@ -15,6 +15,7 @@ from tunix.generate import (
     base_sampler,
     completion,
     engine,
+    model_tokenizer,
     plain_engine,
     prefill,
     requests,
@@ -79,6 +80,9 @@ class Sampler(base_sampler.BaseSampler):
             self._engine = plain_engine.PlainEngine(
                 transformer, vocab_size=self._vocab_size, cache_size=cache_config.cache_size
             )
+
+        # Rows of the embedding that are no token: drawn, they would decode to nothing.
+        self._unused = model_tokenizer.unused_ids(self.tokenizer, self._vocab_size)
 
     @property
     def transformer(self) -> nnx.Module:
@@ -186,7 +190,11 @@ class Sampler(base_sampler.BaseSampler):
     ) -> list[completion.Completion]:
         """Return ``num_samples`` completions of each tokenized prompt; see ``Engine.generate``."""
         return self._engine.generate(
-            prompts, params, key=key, num_samples=num_samples, forbidden_tokens=forbidden_tokens
+            prompts,
+            params,
+            key=key,
+            num_samples=num_samples,
+            forbidden_tokens=(*forbidden_tokens, *self._unused),
         )
 
     def _shown(

@@ -103,6 +103,10 @@ class TokenizerAdapter:
         """Ids of control tokens by their text."""
         return {text: token.id for text, token in self._backend.special_tokens.items()}
 
+    def known_ids(self) -> frozenset[int] | None:
+        """Ids that are some token's; ``None`` where the library does not tell."""
+        return self._backend.known_ids()
+
     def bos_id(self) -> int | None:
         """Id that begins a text, ``None`` if the vocabulary has none (Qwen)."""
         return self._special_ids.bos

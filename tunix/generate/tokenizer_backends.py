@@ -89,6 +89,10 @@ class Backend(abc.ABC):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
         """Return the text of ``ids``."""
 
+    def known_ids(self) -> frozenset[int] | None:
+        """Ids that are some token's; ``None`` where the library does not tell."""
+        return None
+
     @functools.cached_property
     def special_tokens(self) -> Mapping[str, SpecialToken]:
         """Control tokens by their text; a user's text must never become one."""
@@ -148,6 +152,10 @@ class _AddedTokensBackend(Backend):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
         """Return the text of ``ids``."""
         return self.raw.decode(list(ids), skip_special_tokens=skip_special_tokens, **options)
+
+    def known_ids(self) -> frozenset[int] | None:
+        """Ids of the vocabulary, added tokens included."""
+        return frozenset(self.raw.get_vocab().values())
 
     @abc.abstractmethod
     def _added_tokens(self) -> Mapping[int, Any]: ...
@@ -219,6 +227,10 @@ class SentencePieceBackend(Backend):
         ids = (processor.bos_id(), processor.eos_id(), processor.pad_id())
         bos, eos, pad = (None if i < 0 else i for i in ids)  # -1 says that there is none
         self.declared = SpecialIds(bos=bos, eos=eos, pad=pad)
+
+    def known_ids(self) -> frozenset[int] | None:
+        """Ids of all pieces."""
+        return frozenset(range(self.raw.get_piece_size()))
 
     def _find_special_tokens(self) -> Mapping[str, SpecialToken]:
         ids = range(self.raw.get_piece_size())

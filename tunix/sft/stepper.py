@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from tunix.models.transformer import token_ids
 from tunix.sft import (
     inflight_throttler,
     loss_output,
@@ -52,6 +53,7 @@ class Stepper:
         self.watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
         self._functions: train_step.StepFunctions | None = None
         self._computed: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._num_embeddings = token_ids.num_embeddings(model)
         self._split, params, variables = train_state.split_model(model)
         arrays = (params, self._split.frozen)
         self.mesh = sharding_utils.mesh_of(arrays) or sharding_utils.active_mesh()
@@ -186,7 +188,12 @@ class Stepper:
         return self._functions
 
     def _placed(self, inputs: Mapping[str, Any], *, replicate_uneven: bool = False) -> Any:
-        """Return a batch with its rows split over the mesh, if there is one."""
+        """Return a batch with its rows split over the mesh, if there is one.
+
+        Raises:
+            TokenIdError: If the model has no embedding for one of its tokens.
+        """
+        token_ids.require(inputs, self._num_embeddings)
         if not self._jit:  # a compiled function does this by itself
             inputs = jax.tree.map(jnp.asarray, dict(inputs))
         if self.mesh is None:

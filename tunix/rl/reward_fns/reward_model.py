@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from tunix.models.transformer import token_ids
 from tunix.sft.dpo import reward_model
 
 ScoreRowsFn = Callable[[Sequence[Int[np.ndarray, " T"]], Sequence[int]], Sequence[float]]
@@ -58,8 +59,13 @@ class RewardModelScores:
     def __call__(
         self, rows: Sequence[Int[np.ndarray, " T"]], prompt_lengths: Sequence[int]
     ) -> list[float]:
-        """Return the score of every row."""
+        """Return the score of every row.
+
+        Raises:
+            TokenIdError: If the reward model has no embedding for one of the tokens.
+        """
         del prompt_lengths
+        token_ids.require({"tokens": np.concatenate(rows)}, self._model.decoder.num_embed)
         width = -(-max(map(len, rows)) // self._multiple) * self._multiple
         scores: list[float] = []
         for start in range(0, len(rows), self._size):

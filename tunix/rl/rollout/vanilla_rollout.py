@@ -8,7 +8,13 @@ import jax
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from tunix.generate import completion, engine, sampling_params, tokenizer_adapter
+from tunix.generate import (
+    completion,
+    engine,
+    model_tokenizer,
+    sampling_params,
+    tokenizer_adapter,
+)
 from tunix.models.transformer import decoder
 from tunix.rl import residency
 from tunix.rl.rollout import base_rollout
@@ -38,6 +44,7 @@ class VanillaRollout(base_rollout.BaseRollout):
                 "set rollout_engine to a BaseRollout of your own for this model"
             )
         self._tokenizer = tokenizer
+        self._unused = model_tokenizer.unused_ids(tokenizer, model.num_embed)
         self._engine = engine.Engine(model, max_slots=max_slots, cache_size=cache_size)
         self._num_leaves = len(nnx.to_flat_state(nnx.state(model)))
         self._part = residency.ArrayPart(lambda: self._engine.weights, self._engine.hold)
@@ -63,7 +70,13 @@ class VanillaRollout(base_rollout.BaseRollout):
         # What the engine allocates is to be where its weights are, not on the first device of all.
         away = self._devices.isdisjoint(jax.devices()[:1])
         with jax.default_device(min(self._devices, key=_id)) if away else contextlib.nullcontext():
-            return self._engine.generate(prompts, params, key=key, num_samples=num_samples)
+            return self._engine.generate(
+                prompts,
+                params,
+                key=key,
+                num_samples=num_samples,
+                forbidden_tokens=self._unused,
+            )
 
     def update_params(self, params: nnx.Module | nnx.State) -> None:
         """Copy new weights, some or all; they take effect at the next ``generate``."""

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tunix.data import preference_batching
+from tunix.models.transformer import token_ids
 from tunix.sft import host_offload, sharding_utils
 from tunix.sft.dpo import answer_logps
 
@@ -33,6 +34,7 @@ class Reference:
     ):
         self._model, self._axis = model, data_sharding_axis
         self._is_policy = not adapters
+        self._num_embeddings = token_ids.num_embeddings(model)
         # The structure is split once; the arrays change while the policy is trained.
         graphdef, state = nnx.split(model)
         self._mesh = sharding_utils.mesh_of(state)
@@ -59,7 +61,12 @@ class Reference:
         return sum(x.nbytes for x in jax.tree.leaves(nnx.state(self._model, nnx.Param)))
 
     def __call__(self, rows: preference_batching.AnswerRows) -> Float[Array, "R A"]:
-        """Return the log-probability of every answer, 0 where there is none."""
+        """Return the log-probability of every answer, 0 where there is none.
+
+        Raises:
+            TokenIdError: If the reference has no embedding for one of the tokens.
+        """
+        token_ids.require(rows, self._num_embeddings)
         if self._mesh is not None:
             rows = sharding_utils.shard_input(
                 rows, self._axis, mesh=self._mesh, replicate_uneven=True

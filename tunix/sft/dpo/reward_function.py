@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tunix.data import batching, preference_batching, preference_tokens, tokenize
+from tunix.models.transformer import token_ids
 from tunix.sft.dpo import reward_model
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -59,6 +60,7 @@ class RewardFunction:
                 num_answers=1,
                 with_last=True,
             )
+            token_ids.require(rows, self._model.decoder.num_embed)
             rewards = self._rewards(nnx.state(self._model), rows)
             found += np.asarray(rewards)[: len(part), 0].tolist()
         return found
