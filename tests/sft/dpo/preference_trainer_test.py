@@ -282,7 +282,7 @@ def test_a_reward_model_learns_the_pairs_with_adapters_and_its_head():
 @pytest.mark.parametrize("kind", ["text", "messages"])
 def test_a_reward_model_serves_as_reward_function(kind):
     tokenizer = tokenizers.make()
-    decoder = toys.tiny_decoder(num_layers=1, vocab_size=1 + max(tokenizer.encode("}~z")))
+    decoder = toys.tiny_decoder(num_layers=1, vocab_size=tokenizer.tokenizer.get_vocab_size())
     model = reward_model.RewardModel(decoder, rngs=nnx.Rngs(0))
     texts, replies = ["ab", "c", "def"], ["x", "yz", ""]
     prompts = texts
