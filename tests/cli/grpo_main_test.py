@@ -69,6 +69,7 @@ def test_a_run_learns_and_leaves_its_whole_story_in_its_directory(base, capsys):
     directory = run(base, "num_train_epochs=4")
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["steps"] == 16
+    assert summary["accuracy_function"] == "likes_ascii"
     assert summary["reward_after"] > summary["reward_before"] + 0.05
     assert set(summary) >= {
         "greedy_accuracy_before",
@@ -84,6 +85,7 @@ def test_a_run_learns_and_leaves_its_whole_story_in_its_directory(base, capsys):
     assert (directory / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert list((directory / "tensorboard").iterdir())
     shown = capsys.readouterr().out
+    assert "accuracy   share of held-out replies with at least 1 from likes_ascii" in shown
     for expected in ("parameters", "sampled reward", "greedy replies", "Say x", str(directory)):
         assert expected in shown.replace("\n", "")
 
@@ -97,6 +99,22 @@ def test_a_run_that_is_started_again_continues_and_remembers_where_it_began(base
     summaries = [json.loads((d / "summary.json").read_text()) for d in (whole, part)]
     for key in ("reward_before", "reward_after", "greedy_accuracy_after", "steps"):
         assert summaries[0][key] == summaries[1][key], key
+
+
+@pytest.mark.slow
+def test_accuracy_is_about_the_function_that_is_chosen_and_compared_with_nothing_else(base, capsys):
+    with (base.parent / "rewards.py").open("a") as file:
+        file.write("def dots(completions): return [1.0] * len(completions)\n")
+    directory = run(base, "rl_training_config.max_steps=1", "evaluation.accuracy_function=dots")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["accuracy_function"] == "dots" and summary["greedy_accuracy_after"] == 1.0
+    assert "greedy accuracy: dots at least 1 (3 questions)" in capsys.readouterr().out
+    run(base, "rl_training_config.max_steps=2")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["accuracy_function"] == "likes_ascii" and summary["reward_before"] is None
+    assert "is about another accuracy_function: no comparison" in capsys.readouterr().out
+    text = message_of(capsys, base, "evaluation.accuracy_function=likes")
+    assert "is not one of ['likes_ascii', 'dots'] (did you mean 'likes_ascii'?)" in text
 
 
 @pytest.mark.slow

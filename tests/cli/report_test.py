@@ -6,8 +6,9 @@ import rich.console
 from tunix.cli import report
 
 
-def measured(accuracy, replies, rewards):
+def measured(accuracy, replies, right, failed=()):
     return {
+        "accuracy_function": "exact",
         "greedy_accuracy": accuracy,
         "greedy_reward": accuracy,
         "reward": accuracy / 2,
@@ -17,12 +18,13 @@ def measured(accuracy, replies, rewards):
         "completion_length": 7.25,
         "truncated": 0.5,
         "greedy_replies": replies,
-        "greedy_rewards": rewards,
+        "greedy_right": right,
+        "failed": dict(failed),
     }
 
 
-BEFORE = measured(0.0, ["x" * 500, "no"], [0.0, 0.0])
-AFTER = measured(0.5, ["81", "no"], [1.0, 0.0])
+BEFORE = measured(0.0, ["x" * 500, "no"], [False, False], {"form": 0.25})
+AFTER = measured(0.5, ["81", "no"], [True, False])
 ROWS = [
     {"step": 1, "train/step_time_sec": 2.0, "train/tokens_per_second": 100.0},
     {"step": 2, "train/step_time_sec": 1.0, "train/tokens_per_second": 400.0},
@@ -32,6 +34,7 @@ ROWS = [
 def test_the_summary_weighs_speed_by_time():
     found = report.summarize(BEFORE, AFTER, ROWS, steps=2, seconds=9.876)
     assert found == {
+        "accuracy_function": "exact",
         "reward_before": 0.0,
         "reward_after": 0.25,
         "greedy_accuracy_before": 0.0,
@@ -66,9 +69,11 @@ def test_replies_stand_side_by_side_and_long_ones_are_cut(console):
 
 def test_the_comparison_names_both_sides(console):
     report.print_comparison(console, BEFORE, AFTER)
-    lines = [line for line in console.file.getvalue().splitlines() if "greedy accuracy" in line]
-    assert "0.000" in lines[0]
-    assert "0.500" in lines[0]
+    shown = console.file.getvalue().splitlines()
+    (line,) = [line for line in shown if "greedy accuracy: exact at least 1 (2 questions)" in line]
+    assert "0.000" in line and "0.500" in line
+    (line,) = [line for line in shown if "form failed (and on_error counts)" in line]
+    assert "25.0%" in line and " 0.0%" in line
 
 
 def test_the_picture_shows_training_and_what_was_measured_before_during_and_after():

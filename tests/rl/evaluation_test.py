@@ -5,6 +5,7 @@ import pytest
 
 from tests.rl import helpers
 from tunix.rl import evaluation, prompt_batch, rewards
+from tunix.utils import config as config_lib
 
 BATCHES = [
     {"prompts": ["A", "BC", "D"], "worth": [0.0, 1.0, 2.0]},
@@ -34,6 +35,40 @@ def test_every_completion_of_every_batch_counts_alike(cluster):
     assert result.accuracy == 0.75
     assert result.metrics["reward/worth"] == 2.5
     assert len(result.completions) == len(result.lengths) == 4
+
+
+def right(completions, worth):
+    return [1.0 if value == 2.0 else None for value in worth]
+
+
+def fails(completion, worth):
+    if worth > 1.0:
+        raise OSError("down")
+    return 0.5
+
+
+def test_accuracy_is_about_one_function_whatever_the_others_say():
+    functions = [worth, right, rewards.Reward(fn=fails, on_error=0.0)]
+    found = {}
+    for name in (None, "right", "fails"):
+        cluster = helpers.make_cluster(accuracy_function=name)
+        found[name] = evaluate(cluster, reward_fns=functions)
+    assert [one.accuracy for one in found.values()] == [0.75, 0.25, 0.0]
+    assert found[None].accuracy_function == "worth"
+    assert found["right"].right.tolist() == [False, False, True, False]
+    assert found[None].metrics["reward_failed/fails"] == 0.5
+    assert len({one.mean_reward for one in found.values()}) == 1
+
+
+def test_a_function_for_accuracy_that_is_none_is_told_of_before_training():
+    cluster = helpers.make_cluster(accuracy_function="wort")
+    learner = helpers.make_learner(cluster, worth)
+    data = [{"prompts": ["A"], "worth": [1.0]}]
+    with pytest.raises(config_lib.ConfigError, match=r"'wort' is not one of \['worth'\]"):
+        learner.train(data, data)
+    assert cluster.actor_trainer.train_steps == 0
+    with pytest.raises(config_lib.ConfigError, match="did you mean 'worth'"):
+        evaluate(cluster)
 
 
 def test_several_samples_of_a_question_share_its_columns(cluster):

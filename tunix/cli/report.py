@@ -18,6 +18,7 @@ SHOWN_CHARACTERS = 120
 def measurement(greedy: evaluation.Evaluation, sampled: evaluation.Evaluation) -> dict[str, Any]:
     """Return what is kept of an evaluation."""
     return {
+        "accuracy_function": greedy.accuracy_function,
         "greedy_accuracy": greedy.accuracy,
         "greedy_reward": greedy.mean_reward,
         "reward": sampled.mean_reward,
@@ -27,7 +28,8 @@ def measurement(greedy: evaluation.Evaluation, sampled: evaluation.Evaluation) -
         "completion_length": sampled.metrics["completion_length"],
         "truncated": sampled.metrics["truncated"],
         "greedy_replies": list(greedy.completions),
-        "greedy_rewards": greedy.rewards.tolist(),
+        "greedy_right": greedy.right.tolist(),
+        "failed": {name: n / len(sampled.completions) for name, n in sampled.failed.items() if n},
     }
 
 
@@ -59,6 +61,7 @@ def summarize(
     spent = sum(row["train/step_time_sec"] for row in timed)
     tokens = sum(row["train/tokens_per_second"] * row["train/step_time_sec"] for row in timed)
     return {
+        "accuracy_function": None if after is None else after["accuracy_function"],
         "reward_before": None if before is None else before["reward"],
         "reward_after": None if after is None else after["reward"],
         "greedy_accuracy_before": None if before is None else before["greedy_accuracy"],
@@ -99,20 +102,27 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> plots.Series:
 def print_comparison(
     console: rich.console.Console, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> None:
-    """Print accuracy, reward and length on the held-out questions, before and after."""
+    """Print accuracy, reward and length on the held-out questions, before and after.
+
+    Accuracy is that of one function, which is named; so are functions that failed.
+    """
     table = rich.table.Table(title="held-out questions", title_justify="left")
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")
+    right = f"accuracy: {after['accuracy_function']} at least {evaluation.RIGHT:g}"
     rows = (
-        (f"greedy accuracy ({after['num_questions']} questions)", "greedy_accuracy", "{:.3f}"),
-        (f"sampled accuracy ({after['num_sampled']} replies)", "accuracy", "{:.3f}"),
+        (f"greedy {right} ({after['num_questions']} questions)", "greedy_accuracy", "{:.3f}"),
+        (f"sampled {right} ({after['num_sampled']} replies)", "accuracy", "{:.3f}"),
         ("sampled reward", "reward", "{:.3f}"),
         ("tokens of a reply", "completion_length", "{:.1f}"),
         ("replies cut off", "truncated", "{:.1%}"),
     )
     for label, key, form in rows:
-        table.add_row(label, form.format(before[key]), form.format(after[key]))
+        table.add_row(rich.text.Text(label), form.format(before[key]), form.format(after[key]))
+    for name in before["failed"] | after["failed"]:
+        shares = [f"{measured['failed'].get(name, 0.0):.1%}" for measured in (before, after)]
+        table.add_row(rich.text.Text(f"{name} failed (and on_error counts)"), *shares)
     console.print(table, soft_wrap=False)
 
 
@@ -132,11 +142,11 @@ def print_replies(
     for name in ("question", "before", "after"):
         table.add_column(name, overflow="fold", ratio=1)
     for i in range(0, len(questions), stride):
-        cells = [_reply(m["greedy_replies"][i], m["greedy_rewards"][i]) for m in (before, after)]
+        cells = [_reply(m["greedy_replies"][i], m["greedy_right"][i]) for m in (before, after)]
         table.add_row(rich.text.Text(questions[i]), *cells)
     console.print(table, soft_wrap=False)
 
 
-def _reply(text: str, reward: float) -> rich.text.Text:
+def _reply(text: str, is_right: bool) -> rich.text.Text:
     shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
-    return rich.text.Text(shown, style="green" if reward >= 1.0 else "red")
+    return rich.text.Text(shown, style="green" if is_right else "red")

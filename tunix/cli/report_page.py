@@ -101,7 +101,12 @@ def _cards(metrics: Sequence[Row], completions: Sequence[Row], summary: Row) -> 
     facts: dict[str, Any] = {"steps": max((row["step"] for row in metrics), default=0)}
     if completions:
         facts["completions"] = len(completions)
-    facts |= {name: value for name, value in summary.items() if _is_number(value)}
+    of = f" of {summary['accuracy_function']}" if "accuracy_function" in summary else ""
+    facts |= {
+        name + (of if "accuracy" in name else ""): value
+        for name, value in summary.items()
+        if _is_number(value)
+    }
     cards = (
         f"<div class=card><b>{_shown(value)}</b>"
         f"<span>{html.escape(name.replace('_', ' '))}</span></div>"

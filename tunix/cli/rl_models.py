@@ -80,6 +80,7 @@ def training_config(
         rollout_micro_batch_size=options.rollout_micro_batch_size,
         compute_logps_micro_batch_size=options.compute_logps_micro_batch_size,
         alarms=options.alarms,
+        accuracy_function=run.evaluation.accuracy_function,
         pbar_description=run.algorithm_name,
         **build.loop_settings(run, options, directory),
     )

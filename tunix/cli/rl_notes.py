@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tunix.cli import rl_data, rl_schema
 from tunix.generate import tokenizer_adapter
-from tunix.rl import reward_manager
+from tunix.rl import evaluation, reward_manager
 
 
 def lines(
@@ -19,6 +19,12 @@ def lines(
             name if weight == 1.0 else f"{weight:g} x {name}"
             for name, weight in manager.weights.items()
         )
+        if data.eval_batch is not None:
+            counted = run.evaluation.accuracy_function or manager.names[0]
+            yield (
+                f"accuracy   share of held-out replies with at least {evaluation.RIGHT:g} from "
+                f"{counted} (evaluation.accuracy_function)"
+            )
     yield from (f"note       {text}" for text in data.unused)
     rows = data.reports[0].rows
     if run.curriculum is None and rows % run.batch_size:

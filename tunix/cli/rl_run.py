@@ -111,6 +111,10 @@ def _report(
 ) -> None:
     """Write the summary and the picture, and print both in words."""
     rows = report.read_metrics(directory.metrics)
+    notes = list(rl_models.plan(run, data).ended_early(steps))
+    if before and after and before.get("accuracy_function") != after["accuracy_function"]:
+        before = None
+        notes.append(f"{baseline.FILE} is about another accuracy_function: no comparison")
     summary = report.summarize(before, after, rows, steps=steps, seconds=seconds)
     directory.write_summary(summary)
     picture = directory.path / "reward.png"
@@ -125,7 +129,7 @@ def _report(
         report.print_comparison(_OUT, before, after)
         report.print_replies(_OUT, questions, before, after, run.evaluation.num_shown)
     _print_lines(
-        *(f"note       {note}" for note in rl_models.plan(run, data).ended_early(steps)),
+        *(f"note       {note}" for note in notes),
         f"{steps} steps in {seconds:.0f} s; {summary['tokens_per_second']} tokens/s in training",
         f"plot       {picture}",
         f"run        {directory.path}",

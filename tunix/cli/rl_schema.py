@@ -116,6 +116,10 @@ class EvaluationOptions(config_lib.Config):
     num_shown: int = 6
     """Questions whose replies are printed side by side."""
 
+    accuracy_function: str | None = None
+    """The reward function that accuracy is about: a reply is right if this scores it with at least
+    1, whatever the others say. The first when unset."""
+
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()

@@ -50,6 +50,9 @@ class RLTrainingConfig(training_config.TrainingConfig):
         default_factory=alarms_lib.AlarmConfig
     )
     """When to warn in the log and in ``alarms.jsonl``; ``None`` never does."""
+    accuracy_function: str | None = None
+    """The reward function that says, by a score of at least 1, which held-out completions are
+    right; ``None`` takes the first."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""

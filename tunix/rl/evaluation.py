@@ -5,9 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from tunix.rl import abstract_reward_manager, experience, prompt_batch, rewards, rl_cluster
+from tunix.utils import config as config_lib
+
+RIGHT = 1.0
+"""The score from which on a reply counts as right."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,10 @@ class Evaluation:
     rewards: Float[np.ndarray, " B"]
     per_function: Mapping[str, Float[np.ndarray, " B"]]
     lengths: Sequence[int]
+    accuracy_function: str
+    """The function whose score says which completions are right."""
+    failed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Completions that a function failed for, by its name."""
 
     @property
     def mean_reward(self) -> float:
@@ -28,8 +36,13 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of completions with a reward of at least 1."""
-        return float((self.rewards >= 1.0).mean())
+        """Share of completions that are right."""
+        return float(self.right.mean())
+
+    @property
+    def right(self) -> Bool[np.ndarray, " B"]:
+        """Which completions have a score of at least 1 from ``accuracy_function``."""
+        return self.per_function[self.accuracy_function] >= RIGHT  # where it does not apply: no
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -41,6 +54,10 @@ class Evaluation:
                 f"reward/{name}": float(np.nanmean(values))
                 for name, values in self.per_function.items()
                 if not np.isnan(values).all()
+            },
+            **{
+                f"reward_failed/{name}": count / len(self.completions)
+                for name, count in self.failed.items()
             },
             "completion_length": float(np.mean(self.lengths)),
             "truncated": float(np.mean([r == "length" for r in self.finish_reasons])),
@@ -75,6 +92,7 @@ def evaluate(
 
     Raises:
         PromptBatchError: If there are no questions.
+        ConfigError: If the settings' ``accuracy_function`` is none.
         RewardError: If a reward function fails.
     """
     if not isinstance(reward_fns, abstract_reward_manager.AbstractRewardManager):
@@ -100,4 +118,24 @@ def evaluate(
         rewards=scored.rewards.total,
         per_function=scored.rewards.per_function,
         lengths=[len(one.token_ids) for one in output.completions],
+        accuracy_function=accuracy_function(
+            cluster.config.training_config, list(scored.rewards.per_function)
+        ),
+        failed=scored.rewards.failed,
     )
+
+
+def accuracy_function(config: rl_cluster.RLTrainingConfig, names: Sequence[str]) -> str:
+    """Return the function that accuracy is about: the one that is named, or the first.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
+    name = config.accuracy_function
+    if name is None:
+        return names[0]
+    if name not in names:
+        hint = config_lib.did_you_mean(name, names)
+        problem = f"accuracy_function {name!r} is not one of {list(names)}{hint}"
+        raise config_lib.ConfigError("evaluation", [problem])
+    return name

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tunix.rl import alarms, rl_cluster, rollout_pipeline, rollout_source
+from tunix.rl import alarms, evaluation, rewards, rl_cluster, rollout_pipeline, rollout_source
 from tunix.sft import evaluation as sft_evaluation
 from tunix.sft import interrupt, metrics_logger, progress_bar
 
@@ -52,6 +52,9 @@ class RLLoop:
         source = rollout_pipeline.RolloutPipeline if is_ahead else rollout_source.RolloutSource
         self._rollouts = source(learner, train_ds)
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
+        manager = learner.reward_manager
+        if self._eval is not None and isinstance(manager, rewards.RewardManager):
+            evaluation.accuracy_function(self._config, manager.names)  # before anything is trained
         self._progress: progress_bar.ProgressBar | None = None
         options = self._config.metrics_logging_options
         self._alarms = alarms.AlarmWatch(
