@@ -5,9 +5,14 @@ module when it is first used, so ``import tunix`` costs neither JAX nor numpy.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from tunix.utils import reference_names
 from tunix.version import __version__
+
+# Asked last of all, about modules that nothing else has found.
+sys.meta_path.append(reference_names.Finder)
 
 if TYPE_CHECKING:  # The same names for editors and type checkers; a test holds the two together.
     from tunix.generate.base_sampler import SamplerOutput
@@ -138,7 +143,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a public name from its module at first use (PEP 562)."""
     if name not in _MODULE_OF_NAME:
-        raise AttributeError(f"module 'tunix' has no attribute {name!r}")
+        told = reference_names.message(f"tunix.{name}")
+        raise AttributeError(told or f"module 'tunix' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
     globals()[name] = value
     return value

@@ -3,6 +3,8 @@
 import re
 import subprocess
 
+import pytest
+
 from tests.repo import source
 
 # Assembled from parts, so that this file does not contain what it forbids.
@@ -30,6 +32,7 @@ def tracked_text_files():
             yield name, content.decode()
 
 
+@pytest.mark.skipif(not (source.ROOT / ".git").exists(), reason="a source distribution, no clone")
 def test_no_file_names_a_place_outside_the_repository():
     problems = [
         f"{name}:{number}: {what}: {line.strip()[:100]}"

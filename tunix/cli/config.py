@@ -19,6 +19,7 @@ import omegaconf
 import yaml
 
 from tunix.utils import config as config_lib
+from tunix.utils import reference_names
 
 BASE_CONFIG = pathlib.Path(__file__).with_name("base_config.yaml")
 """Meant by the literal file name ``base_config.yaml``."""
@@ -188,3 +189,6 @@ def _from_environment(environ: Mapping[str, str], keys: Iterable[str]) -> omegac
         f"{key}={environ[variable]}" for key in keys if (variable := f"T_{key.upper()}") in environ
     ]
     return _parse(assignments, "environment")
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tunix.cli import command, errors, grpo_schema, python_files, rl_run
 from tunix.rl.grpo import grpo_learner
+from tunix.utils import reference_names
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,3 +22,6 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(errors.run(main, sys.argv))
+
+
+__getattr__ = reference_names.hints(__name__)

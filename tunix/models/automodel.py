@@ -25,7 +25,7 @@ from tunix.models import (
 )
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
-from tunix.utils import config
+from tunix.utils import config, reference_names
 
 ModelSource = sources.ModelSource
 
@@ -246,3 +246,6 @@ def _preset(
         )
     name = naming.get_model_name_from_model_id(model_id)
     return family_of_name(name), dataclasses.replace(call_model_config(name), **runtime)
+
+
+__getattr__ = reference_names.hints(__name__)

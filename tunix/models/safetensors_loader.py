@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tunix.utils import json_object
+from tunix.utils import json_object, reference_names
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -255,3 +255,6 @@ def _place_problems(header: Mapping[str, Any]) -> Iterator[str]:
 def _listed(names: Sequence[str], limit: int = 8, separator: str = ", ") -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return separator.join(names[:limit]) + more
+
+
+__getattr__ = reference_names.hints(__name__)

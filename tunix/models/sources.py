@@ -29,6 +29,9 @@ class ModelSource(enum.Enum):
     LOCAL = "local"
     """A path or ``package:NAME``; never the network."""
 
+    INTERNAL = "internal"
+    """A name of google-tunix, which nothing can be loaded from."""
+
 
 SourceError = downloads.SourceError
 
@@ -57,6 +60,11 @@ def resolve(
     name = str(model_id)
     if download_path is not None:
         download_path = os.path.expanduser(download_path)
+    if source is ModelSource.INTERNAL:
+        raise SourceError(
+            f"{name}: there is no internal store of models; give the path of its files and "
+            "ModelSource.LOCAL"
+        )
     if source is ModelSource.KAGGLE:
         return _in_directory(downloads.from_kaggle(name, download_path))
     if source is ModelSource.GCS or name.startswith(downloads.GCS_PREFIX):

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from tunix.utils import reference_names
+
 
 @dataclasses.dataclass
 class Span:
@@ -67,3 +69,6 @@ class SpanTimer:
         with self._lock:
             totals, self._totals = self._totals, {}
         return totals
+
+
+__getattr__ = reference_names.hints(__name__)

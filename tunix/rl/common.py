@@ -16,6 +16,7 @@ from tunix.models import lora
 from tunix.models.transformer import decoder
 from tunix.ops import dot as dot_lib
 from tunix.ops import linear_logprob, segment_mask
+from tunix.utils import reference_names
 
 
 @flax.struct.dataclass
@@ -176,3 +177,6 @@ def attention_mask(batch: PolicyBatch) -> Bool[Array, "R T T"]:
 def by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:
     """Return one row per completion; slots that point past ``N`` are 0 and have no gradient."""
     return values.at[slot].get(mode="fill", fill_value=0.0)
+
+
+__getattr__ = reference_names.hints(__name__)

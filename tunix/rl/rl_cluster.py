@@ -29,6 +29,7 @@ from tunix.rl import critic as critic_lib
 from tunix.rl import trainer as trainer_lib
 from tunix.rl.rollout import base_rollout
 from tunix.sft import step_handle
+from tunix.utils import reference_names
 
 Role = roles.Role
 Mode = roles.Mode
@@ -312,3 +313,6 @@ class RLCluster:
         if self._critic is None:
             raise ValueError("there is no critic; pass critic=create_critic_model(actor)")
         return self._critic
+
+
+__getattr__ = reference_names.hints(__name__)

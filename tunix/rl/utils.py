@@ -1,5 +1,9 @@
 """Small helpers that reinforcement learning scripts call."""
 
 from tunix.rl import critic
+from tunix.utils import reference_names
 
 create_critic_model = critic.create_critic_model
+
+
+__getattr__ = reference_names.hints(__name__)

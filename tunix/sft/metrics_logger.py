@@ -13,6 +13,7 @@ import numpy as np
 
 from tunix.sft import metrics_backends, metrics_writer
 from tunix.utils import config as config_lib
+from tunix.utils import reference_names
 
 _LOG = logging.getLogger(__name__)
 
@@ -193,3 +194,6 @@ class MetricsLogger:
 def event_name(metrics_prefix: str, metric_name: str, mode: Mode | str) -> str:
     """Return the full name of a metric: prefix, mode and name, joined by ``/``."""
     return "/".join(filter(None, (metrics_prefix, str(mode), metric_name)))
+
+
+__getattr__ = reference_names.hints(__name__)

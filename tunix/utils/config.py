@@ -4,6 +4,7 @@ Nothing here knows what is being configured: a config is a dataclass, a problem
 is a sentence.
 """
 
+import abc
 import dataclasses
 import difflib
 import math
@@ -53,7 +54,7 @@ def unknown_key_problems(
 def choice_problems(settings: "Config", choices: Mapping[str, Collection[str]]) -> Iterator[str]:
     """Yield one sentence per field of ``settings`` that is none of its ``choices``."""
     for name, allowed in choices.items():
-        value = vars(settings)[name]
+        value = getattr(settings, name)
         if value not in allowed:
             hint = did_you_mean(str(value), allowed)
             yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
@@ -77,7 +78,7 @@ def type_problems(settings: "Config") -> Iterator[str]:
     for field in dataclasses.fields(settings):
         is_union = typing.get_origin(field.type) in (typing.Union, types.UnionType)
         options = typing.get_args(field.type) if is_union else (field.type,)
-        value = vars(settings)[field.name]
+        value = getattr(settings, field.name)
         if not all(option in _PLAIN_TYPES for option in options):
             continue
         if not any(_fits(value, option) for option in options):
@@ -101,7 +102,7 @@ def number_problems(settings: "Config") -> Iterator[str]:
     They compute in float32 and int32, where 1e39 is infinite and 1e-50 is 0.
     """
     for field in dataclasses.fields(settings):
-        for number in _numbers(vars(settings)[field.name]):
+        for number in _numbers(getattr(settings, field.name)):
             fault = number_fault(number, any_size="any_size" in field.metadata)
             if fault is not None:
                 yield f"{field.name} {fault}"
@@ -147,8 +148,22 @@ def _short(number: int | np.integer) -> str:
     return str(number) if digits < 30 else f"a number of about {round(digits)} digits"
 
 
+class _Frozen(abc.ABCMeta):  # which those that are abstract have anyway
+    """Says what to write where a config is extended by a dataclass that is not frozen."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        # What the decorator notes first; its own message comes later and names no class.
+        if name == "__dataclass_params__" and not value.frozen:
+            raise TypeError(
+                f"{cls.__name__} extends settings, which are frozen: write "
+                "@dataclasses.dataclass(frozen=True, kw_only=True), and dataclasses.replace where "
+                "one is changed"
+            )
+        super().__setattr__(name, value)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(metaclass=_Frozen):
     """An immutable bag of settings that is valid by construction.
 
     Subclasses override :meth:`problems`, never ``__post_init__``: the checks of

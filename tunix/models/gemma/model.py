@@ -12,12 +12,15 @@ from typing import Any, Self
 
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
+from tunix.utils import reference_names
 
 PATTERN: tuple[config_lib.AttentionType, ...] = ("local", "global")
 """What the layers of Gemma 2 attend to."""
 
 MECHANISMS: Mapping[str, Any] = {"scale_embeddings": True, "norm_scale_offset": 1.0}
 """What no file of the family says because all its models do it."""
+
+RematConfig = config_lib.RematConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,3 +123,6 @@ def _gemma2(**changes: Any) -> dict[str, Any]:
     }
     settings = _gemma(**added | changes)
     return {"attention_types": PATTERN[: settings["num_layers"]]} | settings
+
+
+__getattr__ = reference_names.hints(__name__)

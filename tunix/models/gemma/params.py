@@ -7,6 +7,7 @@ from tunix.models import hf_fields, hf_write, safetensors_saver
 from tunix.models.gemma import model as model_lib
 from tunix.models.transformer import config as config_lib
 from tunix.models.weight_table import Weight
+from tunix.utils import reference_names
 
 _TRANSPOSED = "o i -> i o"
 
@@ -179,3 +180,6 @@ def _integer(value: float) -> float:
 
 
 save_lora_merged_model_as_safetensors = safetensors_saver.save_lora_merged_model_as_safetensors
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -12,6 +12,7 @@ from tunix.models.gemma import model as gemma
 from tunix.models.gemma3 import multimodal, vision
 from tunix.models.transformer import config as config_lib
 from tunix.ops import rope
+from tunix.utils import reference_names
 
 PATTERN: tuple[config_lib.AttentionType, ...] = (
     "local",
@@ -25,6 +26,8 @@ PATTERN: tuple[config_lib.AttentionType, ...] = (
 
 MECHANISMS = {**gemma.MECHANISMS, "sandwich_norms": True, "qk_norm": True}
 """What no file of the family says because all its models do it."""
+
+RematConfig = config_lib.RematConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,3 +124,6 @@ def _gemma3(**changes: Any) -> dict[str, Any]:
         "sliding_window_size": 512,
     } | changes
     return {"attention_types": PATTERN[: settings["num_layers"]]} | settings
+
+
+__getattr__ = reference_names.hints(__name__)

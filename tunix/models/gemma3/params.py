@@ -16,6 +16,7 @@ from tunix.models.transformer import config as config_lib
 from tunix.models.weight_table import Weight
 from tunix.ops import rope
 from tunix.utils import config as config_utils
+from tunix.utils import reference_names
 
 IMAGE_PARTS: Sequence[Weight] = tuple(
     Weight(f"{prefix}{part}.{{rest}}", None)
@@ -220,3 +221,6 @@ def _write_text(config: config_lib.TransformerConfig) -> dict[str, Any]:
 
 
 save_lora_merged_model_as_safetensors = safetensors_saver.save_lora_merged_model_as_safetensors
+
+
+__getattr__ = reference_names.hints(__name__)

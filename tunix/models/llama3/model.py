@@ -11,6 +11,7 @@ from typing import Any, Self
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
 from tunix.ops import rope
+from tunix.utils import reference_names
 
 
 def _stretched(factor: float) -> rope.RopeScaling:
@@ -21,6 +22,9 @@ def _stretched(factor: float) -> rope.RopeScaling:
         high_freq_factor=4.0,
         original_max_position=8192,
     )
+
+
+RematConfig = config_lib.RematConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,3 +146,6 @@ class ModelConfig(config_lib.TransformerConfig):
 
 class Llama3(decoder.Decoder):
     """The shared decoder under the name of its family."""
+
+
+__getattr__ = reference_names.hints(__name__)

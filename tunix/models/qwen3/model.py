@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
+from tunix.utils import reference_names
+
+RematConfig = config_lib.RematConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,3 +109,6 @@ class ModelConfig(config_lib.TransformerConfig):
 
 class Qwen3(decoder.Decoder):
     """The shared decoder under the name of its family."""
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -5,6 +5,7 @@ mechanism, and a parity test that breaks when the field changes.
 """
 
 import dataclasses
+import enum
 import itertools
 from collections.abc import Iterator
 from typing import Literal
@@ -20,6 +21,15 @@ AttentionType = Literal["global", "local"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = ("global", "local")
 Remat = Literal["none", "nothing_saveable", "dots_saveable"]
 REMAT_POLICIES: tuple[Remat, ...] = ("none", "nothing_saveable", "dots_saveable")
+
+
+class RematConfig(enum.StrEnum):
+    """Values of ``remat`` by the names that google-tunix has for them."""
+
+    NONE = "none"
+    BLOCK = "nothing_saveable"
+
+
 PRECISIONS = ("auto", "exact", "fast")
 PARAM_DTYPES = ("float32", "bfloat16")
 

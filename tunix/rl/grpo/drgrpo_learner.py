@@ -4,6 +4,7 @@ import dataclasses
 
 from tunix.rl import advantages, aggregation
 from tunix.rl.grpo import grpo_config, grpo_learner
+from tunix.utils import reference_names
 
 RewardFn = grpo_learner.RewardFn
 MetricFn = grpo_learner.MetricFn
@@ -23,3 +24,6 @@ class DrGRPOConfig(grpo_config.GRPOConfig):
 
 class DrGRPOLearner(grpo_learner.GRPOLearner[DrGRPOConfig]):
     """Trains the actor of a cluster with Dr. GRPO; arguments as for ``GRPOLearner``."""
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -20,6 +20,7 @@ from tunix.rl import (
 from tunix.rl.grpo import grpo_config, grpo_loss
 from tunix.sft import loss_output
 from tunix.utils import config as config_lib
+from tunix.utils import reference_names
 
 GRPOConfig = grpo_config.GRPOConfig
 RewardFn = rewards.RewardFn
@@ -133,3 +134,6 @@ def no_reference(beta: float) -> str:
 
 GrpoConfig = GRPOConfig
 GrpoLearner = GRPOLearner
+
+
+__getattr__ = reference_names.hints(__name__)

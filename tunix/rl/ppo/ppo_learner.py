@@ -26,6 +26,7 @@ from tunix.rl.grpo import grpo_learner
 from tunix.rl.ppo import ppo_config
 from tunix.sft import loss_output, step_handle
 from tunix.utils import config as config_lib
+from tunix.utils import reference_names
 
 PPOConfig = ppo_config.PPOConfig
 RewardFn = rewards.RewardFn
@@ -159,3 +160,6 @@ def _critic_problems(cluster: rl_cluster.RLCluster, config: ppo_config.PPOConfig
 
 PpoConfig = PPOConfig
 PpoLearner = PPOLearner
+
+
+__getattr__ = reference_names.hints(__name__)

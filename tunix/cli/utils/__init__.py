@@ -1,0 +1,1 @@
+"""What scripts written for google-tunix take from its command line."""
