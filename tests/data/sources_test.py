@@ -1,9 +1,12 @@
 """Rows are read whole, or every bad line is named."""
 
 import json
+import os
 import pickle
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tunix.data import errors, sources
 
@@ -104,3 +107,87 @@ def test_the_users_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     path = lines(tmp_path, {"text": "a"})
     for source in (f"~/{path.name}", "~/*.jsonl", [f"~/{path.name}"]):
         assert [row.values for row in sources.read_rows(source)] == [{"text": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        pytest.param(b'{"text": "bad \\ud83d end"}',
+                     "column 'text' holds half a character, '\\ud83d' at position 4",
+                     id="half a character"),
+        pytest.param(b'{"messages": [{"role": "user", "content": "\\ude00"}]}',
+                     "column 'messages' holds half a character, '\\ude00' at position 0",
+                     id="half a character in a message"),
+        pytest.param(b'{"t": {"\\ud83d": 1}}', "column 't' holds half a character", id="in a key"),
+        pytest.param(b'{"a\\ud83d": 1}', "column 'a\\ud83d' holds half a character",
+                     id="in the name of a column"),
+        pytest.param(b'{"text": ' + b"[" * 1000 + b"]" * 1000 + b"}", "nests more than 100 deep",
+                     id="lists 1,000 deep"),
+        pytest.param(b'{"a":' * 1000 + b"1" + b"}" * 1000, "nests more than 100 deep",
+                     id="objects 1,000 deep"),
+        pytest.param(b'{"text": ' + b"[" * 500 + b"]" * 500 + b"}", "nests more than 100 deep",
+                     id="lists 500 deep"),
+        pytest.param(b'{"n": ' + b"1" * 10_000 + b"}",
+                     "has a whole number of more than 4,300 digits; write it as text",
+                     id="10,000 digits"),
+    ],
+)  # fmt: skip
+def test_what_no_tokenizer_can_hold_is_named_with_its_line(tmp_path, line, problem):
+    path = lines(tmp_path, {"text": "a"}, line, {"text": "\U0001f600"})
+    with pytest.raises(errors.DataError) as caught:
+        sources.read_rows(path)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"{path}:2: ")
+    assert problem in caught.value.problems[0]
+    str(caught.value).encode("utf-8")
+
+
+def test_a_value_of_python_may_nest_too_deep():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(errors.DataError, match="row 0: column 'a' nests more than 100 deep"):
+        sources.read_rows([{"a": deep}])
+    while deep:  # or the interpreter would fall into it
+        deep = deep[0]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("by", ["name", "pattern"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix, by):
+    os.mkfifo(tmp_path / f"rows.{suffix}")
+    source = tmp_path / f"{'rows' if by == 'name' else '*'}.{suffix}"
+    with pytest.raises(errors.DataError, match=f"rows.{suffix}: it is a pipe or device; write"):
+        sources.read_rows(source)
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        pytest.param(pa.table([[1], [2]], names=["text", "text"]), "column 'text' twice",
+                     id="a column"),
+        pytest.param(
+            pa.table({"x": pa.StructArray.from_arrays([pa.array([1])] * 2, names=["a", "a"])}),
+            "column 'x.a' twice", id="a key of an object",
+        ),
+        pytest.param(
+            pa.table({"x": pa.ListArray.from_arrays(
+                [0, 1], pa.StructArray.from_arrays([pa.array([1])] * 2, names=["a", "a"]))}),
+            "column 'x.a' twice", id="a key of an object in a list",
+        ),
+        pytest.param(pa.table({"m": pa.array([[("k", 1), ("k", 2)]],
+                                             pa.map_(pa.string(), pa.int64()))}),
+                     "not readable as parquet after row 0", id="a key of a map"),
+        pytest.param(pa.table({"t": pa.array([b"\xff"]).view(pa.string())}),
+                     "not readable as parquet after row 0", id="text that is not UTF-8"),
+        pytest.param(pa.table({"t": pa.array([2**60], pa.timestamp("ms"))}),
+                     "not readable as parquet after row 0", id="a date beyond all calendars"),
+    ],
+)  # fmt: skip
+def test_a_table_that_python_cannot_hold_is_named(tmp_path, table, problem):
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(table, path)
+    with pytest.raises(errors.DataError) as caught:
+        sources.read_rows(path)
+    assert f"{path}: " in str(caught.value)
+    assert problem in str(caught.value)

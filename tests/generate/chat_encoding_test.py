@@ -195,7 +195,9 @@ def test_special_tokens_that_take_in_whitespace_do_so_beside_typed_ones():
 
 def test_without_a_template_messages_are_refused_with_a_remedy():
     bare = tokenizer_adapter.TokenizerAdapter(tiny_tokenizer.make())
-    with pytest.raises(chat_template.ChatTemplateError, match="pass chat_template="):
+    with pytest.raises(
+        chat_template.ChatTemplateError, match="no chat template, so messages cannot be rendered"
+    ):
         bare.apply_chat_template(say("x"))
 
 

@@ -14,7 +14,7 @@ TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfo
 TEXTS = ["the quick  brown\tfox\n", "café 12345 <|im_end|> the", ""]
 
 
-def write_gguf(path, tokenizer, **extra):
+def write_gguf(path, tokenizer, templates=(), **extra):
     """Write a file of metadata without tensors."""
     writer = gguf.GGUFWriter(str(path), "llama")
     metadata = gguf_tokenizer_test.metadata_of(tokenizer, "smollm", **extra)
@@ -22,6 +22,10 @@ def write_gguf(path, tokenizer, **extra):
         kinds = {list: writer.add_array, int: writer.add_uint32, str: writer.add_string}
         kinds[type(value)](key, value)
     writer.add_string("tokenizer.chat_template", TEMPLATE)
+    if templates:
+        writer.add_array("tokenizer.chat_templates", list(templates))
+        for name, text in dict(templates).items():
+            writer.add_string(f"tokenizer.chat_template.{name}", text)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -56,6 +60,35 @@ def test_files_of_a_directory_are_copied_also_by_the_name_of_one(tmp_path):
     for target in ("a", "b"):
         for path in (tmp_path / "source").iterdir():
             assert (tmp_path / target / path.name).read_bytes() == path.read_bytes()
+
+
+def test_templates_by_name_come_along(tmp_path):
+    for name in ("source", "a", "b"):
+        (tmp_path / name).mkdir()
+    tiny_llama.write_tokenizer(tmp_path / "source")
+    folder = tmp_path / "source" / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "tool_use.jinja").write_text("{{ tools }}" + TEMPLATE)
+    (tmp_path / "source" / "chat_template.jinja").write_text(TEMPLATE)
+    tokenizer_files.write(tmp_path / "source", tmp_path / "a")
+    tokenizer = gguf_tokenizer_test.smollm()
+    source = write_gguf(
+        tmp_path / "model.gguf",
+        tokenizer,
+        eos_token_id=tokenizer.token_to_id("<|im_end|>"),
+        templates={"tool_use": "{{ tools }}" + TEMPLATE},
+    )
+    tokenizer_files.write(source, tmp_path / "b")
+    messages = [{"role": "user", "content": "the"}]
+    plain = "<|im_start|>the<|im_end|>"
+    for place in (tmp_path / "source", tmp_path / "a", source, tmp_path / "b"):
+        ours = tokenizer_adapter.load_tokenizer(place)
+        assert ours.apply_chat_template(messages) == plain
+        assert ours.apply_chat_template(messages, tools=[]) == "[]" + plain
+    for name in ("a", "b"):
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        assert sorted(theirs.chat_template) == ["default", "tool_use"]
+        assert theirs.apply_chat_template(messages, tools=[], tokenize=False) == "[]" + plain
 
 
 @pytest.mark.real_model

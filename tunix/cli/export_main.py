@@ -166,8 +166,9 @@ def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, f
     average = "the average after " if checkpoint.weights == "ema" else ""
     place = f"{average}step {checkpoint.step} of {checkpoint.run}"
     _OUT.print(f"checkpoint {place}")
-    for path in sorted(target.iterdir()):
-        _OUT.print(f"  {path.name:36}{_size(path.stat().st_size):>12}")
+    for path in sorted(path for path in target.rglob("*") if path.is_file()):
+        name = str(path.relative_to(target))
+        _OUT.print(f"  {name:36}{_size(path.stat().st_size):>12}")
     auto_class = _auto_class(checkpoint)
     lines = [
         f"  from transformers import {auto_class}, AutoTokenizer",

@@ -4,17 +4,18 @@ Every reader yields ``(values, place)`` or, in place of a row that cannot be rea
 about it. Nothing is read before it is asked for.
 """
 
-import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from tunix.utils import json_text
 
 Found = tuple[Any, str] | str
 """A row's values and its place, or what is wrong with it."""
 
 NEEDS_EXTRA = "pip install 'tunix[data]'"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read(path: pathlib.Path) -> Iterator[Found]:
@@ -25,6 +26,10 @@ def read(path: pathlib.Path) -> Iterator[Found]:
             f"{path}: files called {path.suffix or 'without a suffix'!r} are not read; name one "
             f"of {', '.join(READERS)}, and convert others"
         )
+        return
+    # Opening a pipe waits for a writer, perhaps for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+        yield f"{path}: it is a pipe or device; write the rows to a file, and name that"
         return
     yield from reader(path)
 
@@ -67,12 +72,33 @@ def _read_parquet(path: pathlib.Path) -> Iterator[Found]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            if twice := _twice(file.schema_arrow):
+                yield f"{path}: has {twice} twice, of which only one can be read; rename one"
+                return
             for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
+                for values in batch.to_pylist(maps_as_pydicts="strict"):
                     yield values, f"{path}: row {number}"
                     number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    # The last three are Python's, for texts, maps and dates that it cannot hold.
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         yield f"{path}: not readable as parquet after row {number}: {error}; write the file again"
+
+
+def _twice(fields: Iterable[Any], inside: str = "") -> str | None:
+    """Return a column, or a key inside one, that a table has twice."""
+    seen = set()
+    for field in fields:
+        name = f"{inside}{field.name}"
+        if field.name in seen:
+            return f"column {name!r}"
+        seen.add(field.name)
+        kind = field.type
+        while hasattr(kind, "value_type") and not hasattr(kind, "key_type"):
+            kind = kind.value_type  # of a list
+        is_struct = isinstance(kind, Iterable)
+        if is_struct and (found := _twice(kind, f"{name}.")):
+            return found
+    return None
 
 
 READERS: Mapping[str, Callable[[pathlib.Path], Iterator[Found]]] = {
@@ -83,32 +109,10 @@ READERS: Mapping[str, Callable[[pathlib.Path], Iterator[Found]]] = {
 }
 
 
-class _TwiceError(ValueError):
-    """A key that an object has twice, of which JSON readers keep one silently."""
-
-
 def _parse(content: bytes, where: str, *, unit: str) -> tuple[Any] | str:
     """Return the JSON value in a tuple, or what is wrong with it."""
     try:
-        return (json.loads(content.decode("utf-8"), object_pairs_hook=_unique),)
-    except UnicodeDecodeError as error:
-        remedy = "save the file as UTF-8"
-        if content.startswith(_UTF16_MARKS):
-            remedy = "it looks like UTF-16; " + remedy
-        return f"{where}: not UTF-8 at byte {error.start + 1} {unit}; {remedy}"
-    except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
-        return (
-            f"{where}: not valid JSON at {place}: {error.msg}; write one JSON object a line, "
-            "or mend this one"
-        )
-    except _TwiceError as error:
-        return f"{where}: has {error} twice; remove one"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(f"column {next(k for k in values if keys.count(k) > 1)!r}")
-    return values
+        return (json_text.parse(content, unit=unit, unique_keys=True),)
+    except json_text.JsonError as error:
+        remedy = error.remedy or "write one JSON object a line, or mend this one"
+        return f"{where}: {error.problem}; {remedy}"

@@ -184,13 +184,7 @@ def _string(row: sources.Row, column: str, problems: _Problems) -> str:
 
 
 def _tools(row: sources.Row, problems: _Problems) -> Sequence[Mapping[str, Any]] | None:
-    tools = row.values.get("tools")
-    if tools is not None and (isinstance(tools, str) or not isinstance(tools, Sequence)):
-        problems.append(
-            f"{row.where}: column 'tools' must be a list of JSON schemas, "
-            f"found {type(tools).__name__}"
-        )
-    return tools or None
+    return messages_lib.tools_of(row.values, f"{row.where}: ", problems)
 
 
 # Columns and parser of every format, richest first: that is the order of detection.

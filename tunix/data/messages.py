@@ -1,14 +1,17 @@
-"""What is wrong with a list of chat messages, and what its messages weigh.
+"""What is wrong with a list of chat messages and its tools, and what its messages weigh.
 
 Nothing here knows about templates: a conversation that passes may still be one that a
 template refuses.
+
+Tables hold every key for every row, so that a key nobody wrote comes back as null, at any depth.
+Keys that are null are therefore left out, whatever the rows were read from; a null that is meant
+is written as JSON text, which is how tools and the arguments of a call may be given.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tunix.utils import config
+from tunix.utils import config, json_text
 
 Message = Mapping[str, Any]
 
@@ -53,14 +56,44 @@ def weights(messages: Sequence[Message]) -> tuple[float, ...] | None:
 
 
 def for_template(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages without weights, and without keys that are null.
-
-    Tables hold every key for every message, and templates ask whether a key is there.
-    """
+    """Return the messages without weights and without keys that are null, but with a content."""
     return [
-        {k: v for k, v in m.items() if k == "content" or (v is not None and k not in _WEIGHT_KEYS)}
-        for m in messages
+        {
+            key: _without_nulls(value)
+            for key, value in {**message, "content": message.get("content")}.items()
+            if key == "content" or (value is not None and key not in _WEIGHT_KEYS)
+        }
+        for message in messages
     ]
+
+
+def tools_of(
+    values: Mapping[str, Any], where: str, problems: list[str]
+) -> Sequence[Mapping[str, Any]] | None:
+    """Return the tools of a row, ``None`` if it has none; add what is wrong with them."""
+    given = values.get("tools")
+    tools = _parsed(given) if isinstance(given, str) else _without_nulls(given)
+    if given is None:
+        return None
+    is_list = isinstance(tools, list)
+    odd = [type(tool).__name__ for tool in tools or () if not isinstance(tool, Mapping)]
+    if not is_list or odd:
+        found = f"a list with {odd[0]}" if is_list else type(given).__name__
+        problems.append(
+            f"{where}column 'tools' must be a list of JSON schemas, found {found}; write objects, "
+            "or the whole list as JSON text"
+        )
+        return None
+    return tools or None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return ``value`` without the keys that are null in it; what lists hold stays."""
+    if isinstance(value, Mapping):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 def speaks_first(messages: Sequence[Message]) -> int | None:
@@ -112,7 +145,8 @@ def _tool_call_problems(message: Message, at: str) -> Iterator[str]:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             yield f"{expected}, found {call!r:.60}"
             continue
-        arguments = function.get("arguments", {})
+        arguments = function.get("arguments")
+        arguments = {} if arguments is None else arguments  # a call without any, in a table
         if isinstance(arguments, str):
             arguments = _parsed(arguments)
         if not isinstance(arguments, Mapping):
@@ -152,6 +186,6 @@ def _is_json_list(value: Any) -> bool:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return json_text.parse(text)
+    except json_text.JsonError:
         return None

@@ -119,7 +119,7 @@ def _pair(row: sources.Row, problems: list[str]) -> Pair | None:
     for column, answer in (("chosen", chosen), ("rejected", rejected)):
         _check_answer(answer, column, problems)
     margin = _margin(row, problems)
-    tools = _tools(row, problems)
+    tools = messages_lib.tools_of(row.values, "", problems)
     return None if problems else Pair(_clean(prompt), chosen, rejected, tools, margin)
 
 
@@ -134,7 +134,7 @@ def _rating(row: sources.Row, problems: list[str]) -> Rating | None:
         _check_answer(answer, "completion", problems)
     if label not in (0, 1):  # True and False are 1 and 0
         problems.append(f"'label' must be true (good) or false (bad), found {label!r}")
-    tools = _tools(row, problems)
+    tools = messages_lib.tools_of(row.values, "", problems)
     return None if problems else Rating(_clean(prompt), _clean(answer), bool(label), tools)
 
 
@@ -170,13 +170,6 @@ def _implicit_problems(given: str | None, prompt: str | Messages) -> list[str]:
     if given is not None and given not in [m.get("content") for m in prompt]:  # pyright: ignore
         return ["the text of 'prompt' is no message that 'chosen' and 'rejected' share; remove it"]
     return []
-
-
-def _tools(row: sources.Row, problems: list[str]) -> Tools:
-    tools = row.values.get("tools")
-    if tools is not None and (isinstance(tools, str) or not isinstance(tools, Sequence)):
-        problems.append(f"'tools' must be a list of JSON schemas, found {type(tools).__name__}")
-    return tools or None
 
 
 def _margin(row: sources.Row, problems: list[str]) -> float:

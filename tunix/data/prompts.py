@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from tunix.data import errors, formats, iterators, report, sources
+from tunix.data import messages as messages_lib
 from tunix.utils import config
 
 PROMPTS = "prompts"
@@ -152,7 +153,7 @@ def load_rows(
             continue
         if not found:
             try:
-                prompt = _with_system_prompt(row.values[column], settings.system_prompt)
+                prompt = _prompt_of(row.values[column], settings.system_prompt)
                 length = len(tokenizer.encode_prompt(prompt))
             except ValueError as error:
                 found = [f"{row.where}: {error}"]
@@ -256,12 +257,17 @@ def _is_in_range(row: sources.Row, settings: PromptDataConfig, account: report.D
     return False
 
 
-def _with_system_prompt(
+def _prompt_of(
     prompt: str | list[dict[str, Any]], system_prompt: str | None
-) -> str | list[dict[str, Any]]:
+) -> str | Sequence[Mapping[str, Any]]:
+    """Return text as it is, and messages as templates should see them, the system's first."""
+    if isinstance(prompt, str):
+        if system_prompt is None:
+            return prompt
+        prompt = [{"role": "user", "content": prompt}]
+    turns = messages_lib.for_template(prompt)
     if system_prompt is None:
-        return prompt
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return turns
     if turns[0]["role"] == "system":
         raise ValueError("the prompt has a system message of its own; unset system_prompt")
     return [{"role": "system", "content": system_prompt}, *turns]

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from tunix.data import errors, files, saved_datasets
-from tunix.utils import config
+from tunix.utils import config, json_text, texts
+
+_TOO_DEEP = f"nests more than {json_text.MAX_DEPTH} deep; flatten it, or write it as text"
 
 Source = str | pathlib.Path | Iterable[Any]
 """What rows are read from.
@@ -150,27 +152,43 @@ def _row(value: Any, where: str) -> Row | str:
     values = {}
     for column, item in value.items():
         try:
-            values[str(column)] = _plain(item)
+            values[_plain(str(column))] = _plain(item)
         except UnicodeDecodeError as error:
             return (
                 f"{where}: column {column!r} is not UTF-8 at byte {error.start + 1}; decode it "
                 "to text before"
             )
+        except (_UnusableError, RecursionError) as error:
+            problem = str(error) if isinstance(error, _UnusableError) else _TOO_DEEP
+            return f"{where}: column {column!r} {problem}"
     return Row(values, where)
 
 
-def _plain(value: Any) -> Any:
+class _UnusableError(ValueError):
+    """A value that no tokenizer and no file can hold; says what is wrong with it."""
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
     """Return arrays as lists and bytes as text: what TFDS and Grain hold in place of those."""
-    if value is None or isinstance(value, str | int | float):
+    if isinstance(value, str):
+        if not value.isascii() and (found := texts.LONE_SURROGATE.search(value)):
+            raise _UnusableError(texts.half_character(found))
+        return value
+    if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
+        return _plain(value.tolist(), depth)
+    if depth > json_text.MAX_DEPTH:
+        raise _UnusableError(_TOO_DEEP)
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {
+            _plain(key) if isinstance(key, str) else key: _plain(item, depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     return value
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunix.generate import chat_template as chat_template_lib
 from tunix.generate import content_guard, tokenizer_backends
+from tunix.utils import texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +47,11 @@ def encode_text(
     """Encode text that starts a document or continues one.
 
     Raises:
-        TokenizerError: If the tokenizer adds a space before every text and cannot be
-            stopped from it, so that ``text`` cannot be continued exactly.
+        TokenizerError: If ``text`` holds half a character, or the tokenizer adds a space before
+            every text and cannot be stopped from it, so that ``text`` cannot be continued exactly.
     """
+    if not text.isascii() and (found := texts.LONE_SURROGATE.search(text)):
+        raise tokenizer_backends.TokenizerError(f"the text {texts.half_character(found)}")
     encode_one = backend.encode_ordinary if ordinary else backend.encode
     if not continues or not text or backend.joins_cleanly:
         return encode_one(text)
@@ -119,15 +122,34 @@ def turn_end_token(
     template: chat_template_lib.ChatTemplate, known: Mapping[str, int]
 ) -> str | None:
     """Return the token of ``known`` that the template prints right after a reply, if any."""
-    probe = "the reply of the probe"
-    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": probe}]
+    _, _, after = _around(template, "assistant")
+    fitting = [token for token in known if token and after.lstrip().startswith(token)]
+    return max(fitting, key=len, default=None)
+
+
+def turn_opening(template: chat_template_lib.ChatTemplate) -> str | None:
+    """Return the end of what the template prints before a user's message, or after it."""
+    before, _, after = _around(template, "user")
+    bos = template.special_tokens.get("bos_token", "")
+    for text in (before.removeprefix(bos).strip()[-_OPENING:], after.strip()[:_OPENING]):
+        if text:
+            return text
+    return None
+
+
+_OPENING = 16
+
+
+def _around(template: chat_template_lib.ChatTemplate, role: str) -> tuple[str, str, str]:
+    """Return what a template prints before and after the message of ``role`` in a short talk."""
+    probe = "the message of the probe"
+    talk = {"user": "hello", "assistant": "hello"} | {role: probe}
+    messages = [{"role": name, "content": content} for name, content in talk.items()]
     try:
         text = template.render(messages).text
     except chat_template_lib.ChatTemplateError:
-        return None  # a template may refuse any conversation but its own kind
-    after = text.rpartition(probe)[2].lstrip() if probe in text else ""
-    fitting = [token for token in known if token and after.startswith(token)]
-    return max(fitting, key=len, default=None)
+        return "", "", ""  # a template may refuse any conversation but its own kind
+    return text.rpartition(probe) if probe in text else ("", "", "")
 
 
 def _encode_guarded(

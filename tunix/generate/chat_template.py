@@ -6,28 +6,24 @@ that the template itself marks as written by the assistant (``{% generation %}``
 
 import dataclasses
 import datetime
-import functools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-import jinja2.ext
 import jinja2.meta
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
 
+from tunix.generate import template_sandbox, template_values
 from tunix.utils import config
 
-Message = Mapping[str, Any]
+Message = template_values.Message
 
 # Unicode keeps U+FDD0..U+FDEF for a program's own use: no text has a reason to hold them.
-_SPAN_START, _SPAN_END = "\ufdd0", "\ufdd1"
+_SPAN_START, _SPAN_END = template_sandbox.SPAN_START, template_sandbox.SPAN_END
 GUARD_MARKS = tuple(chr(point) for point in range(0xFDD2, 0xFDF0))
 """Left to ``content_guard``."""
 
+_CLOCK = "strftime_now"
 _GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\b")
 _ROLE = re.compile(r"[\w-]+")
 _RENDER_ERRORS = (
@@ -62,6 +58,7 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str] | None = None,
         where: str = "chat template",
+        date: datetime.date | None = None,
     ):
         """Compile ``source``.
 
@@ -69,6 +66,8 @@ class ChatTemplate:
             source: Jinja text, as in ``tokenizer_config.json`` or ``chat_template.jinja``.
             special_tokens: Variables such as ``bos_token`` and ``eos_token``.
             where: Where the template came from, for messages.
+            date: What a template that asks for the time (``strftime_now``) is told; by default
+                the moment of this call, so that all texts of one process agree.
 
         Raises:
             ChatTemplateError: If it is not valid jinja; names the line.
@@ -76,14 +75,23 @@ class ChatTemplate:
         self.source, self.where = source, where
         self.special_tokens = dict(special_tokens or {})
         self.marks_assistant = bool(_GENERATION_TAG.search(source))
+        self._time = datetime.datetime.now()
+        if date is not None:
+            self._time = datetime.datetime.combine(date, datetime.time())
         try:
-            syntax = _environment().parse(source)
-            self._compiled = _environment().from_string(source)
+            syntax = template_sandbox.environment().parse(source)
+            self._compiled = template_sandbox.environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ChatTemplateError(
                 f"{where}: line {error.lineno} is not valid jinja: {error.message}"
             ) from error
+        except (RecursionError, MemoryError, SyntaxError) as error:
+            raise ChatTemplateError(
+                f"{where}: nests too deep to be compiled ({type(error).__name__}); mend it, or use "
+                "a tokenizer with another template"
+            ) from error
         self._reads = jinja2.meta.find_undeclared_variables(syntax)
+        self.reads_date = _CLOCK in self._reads
 
     def render(
         self,
@@ -114,12 +122,16 @@ class ChatTemplate:
                 f"it reads {sorted(self._reads)}"
             )
         try:
-            marked = self._compiled.render(
-                **self.special_tokens,
-                **variables,
-                messages=[_with_parts(message) for message in messages],
-                tools=tools,
-                add_generation_prompt=add_generation_prompt,
+            marked = template_sandbox.render(
+                self._compiled,
+                {
+                    _CLOCK: self._time.strftime,
+                    **self.special_tokens,
+                    **variables,
+                    "messages": template_values.for_template(messages),
+                    "tools": tools,
+                    "add_generation_prompt": add_generation_prompt,
+                },
             )
         except _RENDER_ERRORS as error:
             roles = [message["role"] for message in messages]
@@ -170,25 +182,6 @@ def _message_problems(messages: Sequence[Message]) -> Iterator[str]:
                 break
 
 
-class _Parts(list[Any]):
-    """Content in parts, such as images and text, which only some templates go through."""
-
-    def __str__(self) -> NoReturn:
-        self.__radd__("")
-
-    def __radd__(self, text: str) -> NoReturn:
-        raise jinja2.TemplateError(
-            "the content of a message is a list of parts, which this template would print as a "
-            "Python list; write the content as one text"
-        )
-
-
-def _with_parts(message: Message) -> Message:
-    content = message.get("content")
-    is_in_parts = isinstance(content, list | tuple)
-    return {**message, "content": _Parts(content)} if is_in_parts else message
-
-
 def _take_spans(marked: str) -> RenderedChat:
     """Return the text without span marks, and where they stood."""
     if _SPAN_START not in marked:
@@ -200,60 +193,3 @@ def _take_spans(marked: str) -> RenderedChat:
         edges.append(length)
     edges.pop()  # the end of the text is no mark
     return RenderedChat("".join(pieces), tuple(zip(edges[::2], edges[1::2], strict=True)))
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """``{% generation %}...{% endgeneration %}``: prints its body between two marks."""
-
-    def __init__(self, environment: jinja2.Environment):
-        super().__init__(environment)
-        self.tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        """Turn the block into a call of :meth:`_mark` with its body."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-    @staticmethod
-    def _mark(caller: Any) -> str:
-        return _SPAN_START + caller() + _SPAN_END
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    """Return the sandbox that published templates are written for."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationBlock, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes <, > and & for HTML, which no model was trained on.
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tunix.generate import chat_template as chat_template_lib
+from tunix.generate import template_values
 
 _MARKS = chat_template_lib.GUARD_MARKS
 
@@ -82,9 +83,13 @@ def render_guarded(
 
     Raises:
         ChatTemplateError: If a message spells a special token and the template does not
-            insert that text verbatim, so that its author cannot be told.
+            insert that text verbatim, so that its author cannot be told; or if it leaves out a
+            message or the call of a tool.
     """
-    data = {"messages": list(messages), "tools": tools}
+    chat_template_lib.check_messages(messages, template.where)
+    # Before marks are put into what was JSON.
+    messages = template_values.with_parsed_arguments(messages)
+    data: dict[str, Any] = {"messages": messages, "tools": tools}
     if documents is not None:
         data["documents"] = documents
     if any(set(_MARKS).intersection(text) for text in chat_template_lib.strings_in(data)):
@@ -93,6 +98,7 @@ def render_guarded(
             "marks special tokens here; remove it from the content"
         )
     plain = template.render(**data, **options)
+    _require_all_printed(template, data, options, plain.text)
     for mark in (guard.mark_starts, guard.mark_tokens):
         marked = {name: _map_strings(value, mark) for name, value in data.items()}
         for message, original in zip(marked["messages"], messages, strict=True):
@@ -110,6 +116,40 @@ def render_guarded(
         "the template rewrites that text, so it cannot be kept apart from the template's own "
         "special tokens; remove it from the content"
     )
+
+
+def _require_all_printed(
+    template: chat_template_lib.ChatTemplate,
+    data: dict[str, Any],
+    options: dict[str, Any],
+    text: str,
+) -> None:
+    """Raise if nothing of a message, or of a call of a tool, is in the rendered ``text``."""
+    messages = data["messages"]
+    suspects: dict[str, Sequence[chat_template_lib.Message]] = {}  # what it would be without them
+    for i, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, str) and content.strip() and content.strip() not in text:
+            without = [*messages[:i], *messages[i + 1 :]]
+            suspects[f"message {i} (of role {message['role']!r})"] = without
+    calls = template_values.calls_of(messages)
+    if calls:
+        renamed = template_values.with_renamed_calls(messages)
+        probe = _render_or_none(template, {**data, "messages": renamed}, options)
+        for call in calls:
+            if probe is not None and call.new_name not in probe:
+                suspects[str(call)] = call.left_out_of(messages)
+    problems = [
+        name
+        for name, others in suspects.items()
+        if _render_or_none(template, {**data, "messages": others}, options) == text
+    ]
+    if problems:
+        raise chat_template_lib.ChatTemplateError(
+            f"{template.where}: leaves out {', '.join(problems)}, so that the model would not see "
+            "it; write it as text into a message that the template prints, remove it, or use a "
+            "tokenizer whose template prints it"
+        )
 
 
 def _render_or_none(

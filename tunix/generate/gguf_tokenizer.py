@@ -16,6 +16,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tunix.generate import gguf_sentencepiece, tokenizer_backends
 from tunix.utils import config
 
+_TEMPLATE = "tokenizer.chat_template"
+
 # Kinds of tokens in ``tokenizer.ggml.token_type``.
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 
@@ -116,6 +118,23 @@ def special_ids(metadata: Mapping[str, Any]) -> tokenizer_backends.SpecialIds:
         pad=get("tokenizer.ggml.padding_token_id"),
         more_eos=tuple(i for i in turn_ends if i is not None),
     )
+
+
+def chat_templates(metadata: Mapping[str, Any], where: str) -> Mapping[str, str] | None:
+    """Return the chat templates of a GGUF header by name.
+
+    Raises:
+        TokenizerError: If one is no text.
+    """
+    keys = {"default": _TEMPLATE}
+    keys |= {key.removeprefix(f"{_TEMPLATE}."): key for key in metadata if _TEMPLATE + "." in key}
+    found = {name: metadata[key] for name, key in keys.items() if key in metadata}
+    if odd := [keys[name] for name, text in found.items() if not isinstance(text, str)]:
+        raise tokenizer_backends.TokenizerError(
+            f"{where}: {', '.join(odd)} must be jinja text; load the tokenizer from the model's "
+            "Hugging Face directory"
+        )
+    return found or None
 
 
 def _set_splitting(tokenizer: tokenizers.Tokenizer, rule: _PreTokenizer) -> None:

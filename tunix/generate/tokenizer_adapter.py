@@ -4,16 +4,23 @@ Text is a wrapper around tokens: everything that reaches a model is a list of id
 set of ids that end a generation is known here, in one place.
 """
 
+import datetime
 import enum
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from tunix.generate import chat_encoding, content_guard, tokenizer_backends, tokenizer_loader
+from tunix.generate import (
+    chat_encoding,
+    chat_templates,
+    content_guard,
+    tokenizer_backends,
+    tokenizer_loader,
+)
 from tunix.generate import chat_template as chat_template_lib
 from tunix.utils import config
 
@@ -38,8 +45,9 @@ class TokenizerAdapter:
         tokenizer: Any,
         *,
         special_ids: SpecialIds | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
         where: str = "chat template",
+        date: datetime.date | None = None,
     ):
         """Wrap ``tokenizer``.
 
@@ -49,8 +57,10 @@ class TokenizerAdapter:
                 ``decode``, ``bos_id``, ``eos_id`` and ``pad_id``.
             special_ids: Overrides what the tokenizer declares about itself; a bare
                 ``tokenizers.Tokenizer`` declares nothing.
-            chat_template: Overrides the tokenizer's own jinja template.
+            chat_template: Overrides the tokenizer's own jinja template. Of several by name,
+                ``tool_use`` is for conversations with tools and ``default`` for all others.
             where: Where the template came from, for messages.
+            date: What a template is told that asks for today's; see ``ChatTemplate``.
 
         Raises:
             TokenizerError: If the object is of no known kind.
@@ -58,20 +68,20 @@ class TokenizerAdapter:
         """
         if isinstance(tokenizer, TokenizerAdapter):
             self._backend = tokenizer._backend
-            declared, template = tokenizer._special_ids, tokenizer._template
+            declared, templates = tokenizer._special_ids, tokenizer._templates
         else:
             self._backend = tokenizer_backends.wrap(tokenizer)
-            declared, template = self._backend.declared, None
+            declared, templates = self._backend.declared, chat_templates.ChatTemplates()
             chat_template = chat_template or self._backend.chat_template
         self._special_ids = special_ids or declared
         if chat_template is not None:
             named = {"bos_token": self._special_ids.bos, "eos_token": self._special_ids.eos}
             named["pad_token"] = self._special_ids.pad
             texts = {name: self._text_of(i) for name, i in named.items() if i is not None}
-            template = chat_template_lib.ChatTemplate(
-                chat_template, special_tokens=texts, where=where
+            templates = chat_templates.ChatTemplates(
+                chat_template, special_tokens=texts, where=where, date=date
             )
-        self._template = template
+        self._templates = templates
         self._guard = content_guard.ContentGuard(self._backend.special_tokens)
 
     @property
@@ -91,7 +101,20 @@ class TokenizerAdapter:
     @property
     def has_chat_template(self) -> bool:
         """Whether conversations can be rendered."""
-        return self._template is not None
+        return bool(self._templates)
+
+    @property
+    def reads_date(self) -> bool:
+        """Whether a chat template writes today's date into conversations."""
+        return self._templates.reads_date
+
+    def lacks_chat_template(self, text: str) -> bool:
+        """Return whether ``text`` stands outside the form that the chat template gives to turns.
+
+        False where there is no template, and for text to which somebody has applied it already.
+        """
+        opening = self._templates.turn_opening
+        return self.has_chat_template and (opening is None or opening not in text)
 
     @property
     def special_ids(self) -> SpecialIds:
@@ -215,7 +238,7 @@ class TokenizerAdapter:
         options = {**kwargs, "add_generation_prompt": add_generation_prompt}
         if tokenize:
             return self._encode_messages(messages, options)
-        return self._require_template().render(messages, **options).text
+        return self._template_for(options).render(messages, **options).text
 
     def encode_chat(
         self,
@@ -235,7 +258,7 @@ class TokenizerAdapter:
             ChatTemplateError: If there is no template, it refuses the conversation, or it
                 rewrites earlier turns so that replies cannot be located.
         """
-        template = self._require_template()
+        template = self._template_for(kwargs)
         chat = content_guard.render_guarded(template, self._guard, messages, **kwargs)
         stops = set(self.eos_ids())
         spans = chat_encoding.assistant_spans(
@@ -252,26 +275,20 @@ class TokenizerAdapter:
     @functools.cached_property
     def _eos_ids(self) -> tuple[int, ...]:
         ids = [self.eos_id(), *self._special_ids.more_eos]
-        if self._template is not None:
-            known = {text: token.id for text, token in self._backend.special_tokens.items()}
-            closing = chat_encoding.turn_end_token(self._template, known)
-            ids += [] if closing is None else [known[closing]]
+        known = {text: token.id for text, token in self._backend.special_tokens.items()}
+        ids += self._templates.turn_ends(known)
         return tuple(dict.fromkeys(ids))
 
     def _encode_messages(
         self, messages: Sequence[chat_template_lib.Message], options: dict[str, Any]
     ) -> list[int]:
-        template = self._require_template()
+        template = self._template_for(options)
         chat = content_guard.render_guarded(template, self._guard, messages, **options)
         return chat_encoding.encode(self._backend, self._guard, chat).ids
 
-    def _require_template(self) -> chat_template_lib.ChatTemplate:
-        if self._template is None:
-            raise chat_template_lib.ChatTemplateError(
-                "this tokenizer has no chat template, so messages cannot be rendered; use text "
-                "prompts, an instruction-tuned model, or pass chat_template=..."
-            )
-        return self._template
+    def _template_for(self, options: Mapping[str, Any]) -> chat_template_lib.ChatTemplate:
+        """Return the template of a conversation that is rendered with ``options``."""
+        return self._templates.choose(with_tools=options.get("tools") is not None)
 
     def _text_of(self, token_id: int) -> str:
         for text, token in self._backend.special_tokens.items():
@@ -281,7 +298,10 @@ class TokenizerAdapter:
 
 
 def load_tokenizer(
-    path_or_id: str | pathlib.Path, *, hf_access_token: str | None = None
+    path_or_id: str | pathlib.Path,
+    *,
+    hf_access_token: str | None = None,
+    date: datetime.date | None = None,
 ) -> TokenizerAdapter:
     """Load the tokenizer of a model.
 
@@ -290,6 +310,7 @@ def load_tokenizer(
             ``.model`` file, a ``.gguf`` file, ``package:NAME`` for the model inside an
             installed Python package, or the id of a model on the hub.
         hf_access_token: For gated models on the hub.
+        date: What a chat template is told that asks for today's; the real one by default.
 
     Raises:
         TokenizerError: If nothing there is a tokenizer; says what was looked for.
@@ -301,6 +322,7 @@ def load_tokenizer(
         special_ids=parts.special_ids,
         chat_template=parts.chat_template,
         where=f"chat template of {path_or_id}",
+        date=date,
     )
 
 

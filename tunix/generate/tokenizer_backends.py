@@ -71,7 +71,7 @@ class Backend(abc.ABC):
 
     raw: Any
     declared: SpecialIds
-    chat_template: str | None = None
+    chat_template: str | Mapping[str, str] | None = None
 
     @abc.abstractmethod
     def encode_native(self, text: str, **options: Any) -> list[int]:
@@ -201,8 +201,7 @@ class TransformersBackend(_AddedTokensBackend):
         self.declared = SpecialIds(
             bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
         )
-        template = tokenizer.chat_template
-        self.chat_template = template.get("default") if isinstance(template, dict) else template
+        self.chat_template = tokenizer.chat_template
 
     def encode_native(self, text: str, **options: Any) -> list[int]:
         """Encode with what the tokenizer adds."""

@@ -3,10 +3,8 @@
 import json
 import pathlib
 
-from tunix.generate import gguf_tokenizer
+from tunix.generate import gguf_tokenizer, tokenizer_settings
 from tunix.models import gguf_file, hf_files
-
-CHAT_TEMPLATE_NAME = "chat_template.jinja"
 
 
 def write(source: pathlib.Path, folder: pathlib.Path) -> None:
@@ -38,6 +36,9 @@ def write(source: pathlib.Path, folder: pathlib.Path) -> None:
             settings[f"{role}_token"] = tokens[token_id]
     text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-    template = metadata.get("tokenizer.chat_template")
-    if template is not None:
-        (folder / CHAT_TEMPLATE_NAME).write_text(template, encoding="utf-8")
+    for name, template in (gguf_tokenizer.chat_templates(metadata, str(source)) or {}).items():
+        path = folder / tokenizer_settings.TEMPLATE_FILE
+        if name != "default":
+            path = folder / tokenizer_settings.TEMPLATE_FOLDER / f"{pathlib.Path(name).name}.jinja"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(template, encoding="utf-8")

@@ -25,6 +25,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )
 """Every file of a directory from which transformers may build a tokenizer."""
 
@@ -87,7 +88,9 @@ def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Copy the files of the tokenizer, its chat template and the model's licence, unchanged."""
     for pattern in (*TOKENIZER_FILES, *_OTHER_FILES):
         for path in sorted(source.glob(pattern)):
-            shutil.copyfile(path, folder / path.name)
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def _source_config(source: pathlib.Path) -> dict[str, Any]:
