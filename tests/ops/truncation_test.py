@@ -64,3 +64,58 @@ def test_top_k_keeps_k_tokens_and_what_ties_with_the_last(k, expected):
 def test_min_p_keeps_a_token_at_exactly_that_share_of_the_heaviest():
     assert kept([0.5, 0.25, 0.125, 0.125], min_p=0.5) == [0, 1]
     assert kept([0.5, 0.25, 0.125, 0.125], min_p=0.25) == [0, 1, 2, 3]
+
+
+def test_a_row_with_fewer_possible_tokens_than_k_keeps_them_whatever_its_batch_mates_need():
+    # The search ends at -inf for such a row, often a step before it ends for another.
+    possible, k = np.array([70, 70, 90, 95, 80, 99]), np.array([90, 71, 80, 2, 85, 70])
+    logits = jnp.linspace(3.0, -2.0, 600).reshape(6, 100)
+    logits = jnp.where(jnp.arange(100) < possible[:, None], logits, -jnp.inf)
+    top, temperature = logits.max(axis=1), jnp.ones(6)
+    neutral = {"top_p": jnp.ones(6), "min_p": jnp.zeros(6)}
+    thresholds = truncation.find_thresholds(
+        logits, top, temperature, top_k=jnp.asarray(k), **neutral
+    )
+    weights = truncation.kept_weights(logits, top, temperature, thresholds)
+    assert (weights > 0).sum(axis=1).tolist() == np.minimum(possible, k).tolist()
+
+
+def kept_by_a_sort(logits, temperature, top_k, top_p, min_p):
+    """Return the same set written the slow way, in float64."""
+    weights = np.exp((logits - logits.max()) / temperature)
+    inside = np.ones(len(logits), bool)
+    if 0 < top_k < len(logits):
+        inside = logits >= np.sort(logits)[-top_k]
+    mass = np.where(inside, weights, 0.0)
+    order = np.argsort(weights)
+    at_or_below = np.cumsum(mass[order])[np.searchsorted(weights[order], weights, "right") - 1]
+    above = 1.0 - at_or_below / mass.sum()
+    return inside & ((above < top_p) | (top_p >= 1.0)) & (weights >= min_p) & (weights > 0)
+
+
+@pytest.mark.parametrize("vocab", [40, 2048, 2049])
+def test_every_row_keeps_what_a_sort_would_keep(vocab):
+    # Around 64 candidates, and 64 groups of 32: a vocabulary of 2048 has just as many.
+    settings = [
+        (temperature, top_k, top_p, min_p)
+        for temperature in (0.5, 3.0)
+        for top_k in (0, 1, 5, 63, 64, 65, 200, vocab - 1, vocab, vocab + 9)
+        for top_p, min_p in ((1.0, 0.0), (0.3, 0.0), (0.93, 0.0), (0.999, 0.0), (1.0, 0.05))
+    ]
+    rng = np.random.default_rng(vocab)
+    logits = rng.normal(size=(len(settings), vocab)).astype(np.float32)
+    logits[::3, rng.integers(0, vocab, vocab // 3)] = -np.inf
+    logits[1::3] -= 50.0
+    columns = [jnp.asarray(column) for column in zip(*settings, strict=True)]
+    temperature = columns[0].astype(jnp.float32)
+    top = jnp.asarray(logits.max(axis=1))
+    thresholds = truncation.find_thresholds(
+        jnp.asarray(logits),
+        top,
+        temperature,
+        **dict(zip(("top_k", "top_p", "min_p"), columns[1:], strict=True)),
+    )
+    found = truncation.kept_weights(jnp.asarray(logits), top, temperature, thresholds) > 0
+    for row, setting in enumerate(settings):
+        expected = kept_by_a_sort(logits[row].astype(np.float64), *setting)
+        np.testing.assert_array_equal(found[row], expected, err_msg=str(setting))

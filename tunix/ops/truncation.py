@@ -191,7 +191,8 @@ def _bisect(
         low, high = bounds
         # The mean of two integers whose sum may overflow.
         middle = (low >> 1) + (high >> 1) + (low & high & 1)
-        below = too_low(middle)
+        # A row that is done must stay while others go on: its ``low`` may be no number at all.
+        below = (middle == low) | too_low(middle)
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     return jax.lax.while_loop(lambda b: jnp.any(b[0] + 1 < b[1]), halve, (low, high))[1]
