@@ -67,7 +67,7 @@ class Mutant(NamedTuple):
 def mutants_of(path: pathlib.Path) -> list[Mutant]:
     """Return the mutants of a module, in the order of its lines."""
     source = path.read_text()
-    skipped = _annotations(ast.parse(source))
+    skipped = _declarations(ast.parse(source))
     lines = source.split("\n")
     nodes = list(cosmic_ray.ast.ast_nodes(cosmic_ray.ast.get_ast(source)))
     found, seen = [], {source}
@@ -91,14 +91,16 @@ def mutants_of(path: pathlib.Path) -> list[Mutant]:
     return found
 
 
-def _annotations(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where types are written: a change there is no change of the program."""
+def _declarations(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where types and decorators of classes stand: they say what is, not what to do."""
     nodes = []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             nodes.append(node.returns)
         elif isinstance(node, ast.arg | ast.AnnAssign):
             nodes.append(node.annotation)
+        elif isinstance(node, ast.ClassDef):
+            nodes += node.decorator_list
     return [
         ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))
         for node in nodes

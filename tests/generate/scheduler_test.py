@@ -59,6 +59,24 @@ def test_samples_of_different_prefills_are_placed_separately():
     assert placed == [[(0, 0)], [(1, 1)]]
 
 
+def test_only_what_shares_the_first_prefill_is_placed_at_once():
+    plan = plan_of(3, 3, 20)
+    assert plan.next_prefill(ROWS) == (16, [0, 1])
+    plan.add_prefilled("first", [0, 1])
+    plan.add_prefilled("second", [2])
+    assert [(slot, sample.request) for slot, sample in plan.start()] == [(0, 0), (1, 1)]
+    assert [(slot, sample.request) for slot, sample in plan.start()] == [(2, 2)]
+
+
+def test_a_call_is_done_when_nothing_waits_and_nothing_runs():
+    plan = plan_of(3)
+    assert not plan.is_done  # waits
+    prefill_and_place(plan)
+    assert not plan.is_done  # runs
+    report(plan, [5, 0, 0, 0], [False] * 4)
+    assert plan.is_done
+
+
 def test_no_prompt_is_prefilled_before_there_is_a_slot():
     plan = plan_of(3, 20, 21, slots=2)
     batches, _ = prefill_and_place(plan)
@@ -66,9 +84,12 @@ def test_no_prompt_is_prefilled_before_there_is_a_slot():
 
 
 def test_the_loop_is_interrupted_only_while_something_waits():
-    waiting = plan_of(*[3] * 40, slots=32)
+    waiting = plan_of(*[3] * 60, slots=56)
     prefill_and_place(waiting)
-    assert waiting.return_at_idle == 4
+    assert waiting.return_at_idle == 7  # one slot in eight
+    few = plan_of(*[3] * 9, slots=4)
+    prefill_and_place(few)
+    assert few.return_at_idle == 1
     everything_runs = plan_of(3, 3, slots=32)
     prefill_and_place(everything_runs)
     assert everything_runs.return_at_idle == 32
@@ -107,6 +128,15 @@ def test_a_slot_carries_the_settings_of_its_sample():
     assert settings.max_new_tokens[0] == 5
     assert settings.stop_ids[0, :3].tolist() == [4, 9, decode_loop.NO_TOKEN]
     assert settings.temperature[1] == 0.0
+
+
+def test_a_sample_without_settings_gets_the_neutral_ones():
+    plan = plan_of(3)
+    prefill_and_place(plan)
+    found = plan.settings
+    assert (found.top_k[0], found.top_p[0], found.min_p[0]) == (0, 1.0, 0.0)
+    assert (found.temperature[0], found.repetition_penalty[0]) == (1.0, 1.0)
+    assert (found.stop_ids[0] == decode_loop.NO_TOKEN).all()
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])

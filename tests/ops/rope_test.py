@@ -153,6 +153,12 @@ def test_what_rotated_queries_and_keys_are_multiplied_with(settings, magnitude):
     np.testing.assert_allclose(found.cos[0, :, 0], magnitude * np.cos([[0, 0], angles]), rtol=1e-5)
 
 
+def test_without_scaling_a_rotation_turns_by_the_plain_frequencies():
+    found = rope.rotation(jnp.array([[0, 3]]), 4, 100.0)
+    np.testing.assert_allclose(found.sin[0, :, 0], np.sin([[0, 0], [3, 0.3]]), rtol=1e-5)
+    np.testing.assert_allclose(found.cos[0, :, 0], np.cos([[0, 0], [3, 0.3]]), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [

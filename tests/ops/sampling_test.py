@@ -289,6 +289,22 @@ def test_rare_tokens_come_as_often_as_they_should():
     assert len(set(rare.tolist())) == len(rare)
 
 
+@pytest.mark.parametrize(
+    ("uniform", "index"),
+    [
+        pytest.param(0.0, 1, id="the least uniform skips what weighs nothing"),
+        pytest.param(0.49, 1, id="within the first weight"),
+        pytest.param(0.5, 3, id="a border belongs to the next weight"),
+        pytest.param(0.99, 3, id="within the second"),
+        pytest.param(1.0, 3, id="rounded up to the total: the last that weighs something"),
+    ],
+)
+def test_a_uniform_picks_the_weight_it_falls_into(uniform, index):
+    weights = jnp.array([[0.0, 2.0, 0.0, 2.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    picked = sampling._pick(weights, jnp.full(2, uniform))
+    assert picked.tolist() == [index, 0]
+
+
 def test_no_setting_recompiles():
     traces = 0
 

@@ -279,6 +279,17 @@ def test_value_loss_of_one_token(value, clip_range, expected, slope):
     np.testing.assert_allclose(gradient, slope, rtol=1e-6)
 
 
+def test_values_that_the_clip_decides_are_counted():
+    # Values 0.1, 0.5, -0.5 around an old value of 0, return 1, clip 0.2: only the second, whose
+    # clipped error 0.8 ** 2 exceeds 0.5 ** 2, is decided by the clip.
+    values, zeros = jnp.array([[0.1, 0.5, -0.5, 9.0]]), jnp.zeros((1, 4))
+    mask = jnp.array([[True, True, True, False]])
+    _, metrics = losses.clipped_value(values, zeros, zeros + 1.0, mask, clip_range=0.2)
+    np.testing.assert_allclose(metrics["value_clip_fraction"], (1.0, 3.0))
+    np.testing.assert_allclose(metrics["value_error"], (0.81 + 0.25 + 2.25, 3.0), rtol=1e-6)
+    np.testing.assert_allclose(metrics["value_mean"], (0.1, 3.0), rtol=1e-5)
+
+
 def test_padding_of_the_value_loss_may_be_nan():
     mask = jnp.array([[True, False]])
     bad = jnp.array([[0.5, jnp.nan]])

@@ -130,8 +130,9 @@ def test_a_row_grows_for_a_completion_that_fits_no_row():
     assert layout.tokens.shape == (1, 48)
 
 
-def test_no_groups_make_one_empty_row():
-    layout = packing.pack_groups([], num_sequences=2, max_completion_length=3, row_length=16)
+@pytest.mark.parametrize("builder", [packing.pack_groups, packing.pad_rows])
+def test_no_groups_make_one_empty_row(builder):
+    layout = builder([], num_sequences=2, max_completion_length=3, row_length=16)
     assert layout.tokens.shape == (1, 16)
     assert not layout.segment_ids.any()
     np.testing.assert_array_equal(layout.slot, np.full((2, 3), len(layout.targets)))
@@ -162,6 +163,36 @@ def test_array_sizes_come_from_a_small_set():
 
 
 @pytest.mark.parametrize(
+    ("num_targets", "size"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 12), (12, 12), (13, 16)]
+)
+def test_targets_take_so_many_quarters_of_the_rows(num_targets, size):
+    groups = [group([1, 2, 3], range(num_targets))]
+    layout = packing.pack_groups(groups, num_sequences=1, max_completion_length=13, row_length=16)
+    assert (layout.tokens.shape, layout.targets.shape) == ((1, 16), (size,))
+    np.testing.assert_array_equal(layout.slot[0, num_targets:], size)
+
+
+@pytest.mark.parametrize(("reply", "length"), [(7, 16), (8, 32)])
+@pytest.mark.parametrize("builder", [packing.pack_groups, packing.pad_rows])
+def test_the_last_token_of_a_reply_takes_no_place(builder, reply, length):
+    groups = [group(range(10), range(reply))]  # ten and all but the last of the reply
+    layout = builder(groups, num_sequences=1, max_completion_length=8, row_length=1)
+    assert layout.tokens.shape == (1, length)
+
+
+def test_a_group_that_fills_its_row_to_the_last_token_is_not_split():
+    groups = [group(range(10), *[[1, 2, 3]] * 3)]  # 10 + 3 * 2
+    layout = packing.pack_groups(groups, num_sequences=3, max_completion_length=3, row_length=16)
+    assert (layout.tokens.shape, layout.num_tokens) == ((1, 16), 16)
+
+
+def test_a_group_without_a_reply_makes_no_row_longer():
+    groups = [group(range(17)), group(range(40), []), group([1], [2, 3])]
+    layout = packing.pack_groups(groups, num_sequences=2, max_completion_length=2, row_length=16)
+    assert (layout.tokens.shape, layout.num_tokens) == ((1, 16), 2)
+
+
+@pytest.mark.parametrize(
     ("n", "expected"), [(0, 1), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 12), (13, 16)]
 )
 def test_buckets_grow_by_a_half_and_a_third(n, expected):
@@ -173,6 +204,8 @@ def test_buckets_grow_by_a_half_and_a_third(n, expected):
     [
         pytest.param((64, 20, 8), 448, id="two groups of 216 tokens, rounded to 224, per row"),
         pytest.param((64, 200, 8), 512, id="part of a group of 1656 tokens"),
+        pytest.param((100, 50, 5), 352, id="one group of 345 tokens"),
+        pytest.param((120, 50, 8), 512, id="one group of exactly 512 tokens"),
         pytest.param((900, 200, 8), 1104, id="one prompt with one completion"),
     ],
 )

@@ -112,6 +112,9 @@ def test_whitened_tokens_have_mean_zero_and_deviation_one():
     expected = np.array([-2.0, -1.0, 0.0, 3.0]) / np.sqrt(3.5)
     np.testing.assert_allclose(found[MASK], expected, rtol=1e-6, atol=1e-7)
     assert np.all(found[~MASK] == 0.0)
+    softened = np.asarray(token_advantages.whiten(values, MASK, eps=0.5))
+    by_hand = np.array([-2.0, -1.0, 0.0, 3.0]) / (np.sqrt(3.5) + 0.5)
+    np.testing.assert_allclose(softened[MASK], by_hand, rtol=1e-6, atol=1e-7)
 
 
 def test_whitening_that_keeps_the_mean_changes_the_deviation_alone():

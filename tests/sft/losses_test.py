@@ -204,3 +204,19 @@ def test_settings_out_of_range_are_named_together():
     with pytest.raises(config_lib.ConfigError) as caught:
         losses.NextTokenLoss(label_smoothing=1.0, z_loss=-1.0)
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label_smoothing": -0.5},
+        {"label_smoothing": 1.0},
+        {"z_loss": -0.5},
+        {"z_loss": float("inf")},
+        {"z_loss": float("nan")},
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_is_refused(settings):
+    with pytest.raises(config_lib.ConfigError, match=next(iter(settings))):
+        losses.NextTokenLoss(**settings)

@@ -191,6 +191,10 @@ def test_a_step_without_any_weight_changes_nothing_and_is_not_called_non_finite(
     assert (int(state.step), int(state.skipped)) == (1, 0)
 
 
+def test_what_logs_hold_as_status_is_0_learned_1_not_finite_2_empty():
+    assert (train_step.LEARNED, train_step.NONFINITE, train_step.EMPTY) == (0, 1, 2)
+
+
 def test_random_streams_and_batch_statistics_move_on_with_every_step():
     split, state, functions = setup(toys.Noisy(rngs=nnx.Rngs(0)))
     batch = toys.regression(8)
@@ -289,6 +293,21 @@ def test_the_old_state_is_donated_and_the_frozen_arrays_are_not():
     new_state, _ = functions.single(state, split.frozen, toys.regression(8))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new_state))
+
+
+def test_the_state_of_a_mesh_comes_back_where_it_was():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    _, state, _ = setup()
+    shardings = jax.tree.map(lambda _: place, state)
+    split, state, functions = setup(state_shardings=shardings)
+    batch = toys.regression(4)
+    sums = sums_over(batch, [4], functions, state, split)
+    for new_state, _ in (
+        functions.apply(state, sums),
+        functions.single(setup()[1], split.frozen, batch),
+    ):
+        assert jax.tree.map(lambda x: x.sharding, new_state) == shardings
 
 
 def test_a_learning_rate_schedule_shows_among_the_metrics():

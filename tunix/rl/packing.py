@@ -81,7 +81,7 @@ def default_row_length(
     if group > TARGET_ROW_LENGTH:
         return _round_up(max(longest, TARGET_ROW_LENGTH))
     group = _round_up(group)
-    return group * max(1, TARGET_ROW_LENGTH // group)
+    return group * (TARGET_ROW_LENGTH // group)
 
 
 def pack_groups(
@@ -106,7 +106,8 @@ def pack_groups(
     Raises:
         ValueError: If a prompt is empty: its last token predicts the first completion token.
     """
-    row_length = max([row_length, *(_round_up(_longest(g)) for g in groups)])
+    read = [group for group in groups if any(len(c) for c in group.completions)]
+    row_length = max([row_length, *(_round_up(_longest(g)) for g in read)])
     pieces = [piece for group in groups for piece in _split(group, row_length)]
     rows = _first_fit(pieces, row_length)
     writer = _Writer(
@@ -158,7 +159,7 @@ def _round_up(n: int, multiple: int = ROW_LENGTH_MULTIPLE) -> int:
 
 def _longest(group: PackGroup) -> int:
     """Return the row length that the prompt with its longest completion needs."""
-    return len(group.prompt) + max((len(c) - 1 for c in group.completions), default=0)
+    return len(group.prompt) + max(len(c) for c in group.completions) - 1
 
 
 def _size(group: PackGroup) -> int:

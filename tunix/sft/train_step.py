@@ -140,7 +140,7 @@ def apply_gradients(
     grad_norm = loss_output_lib.safe_ratio(optax.tree.norm(sums.grads), output.weight_sum)
     finite = _all_finite(output.loss_sum, output.weight_sum, grad_norm)
     has_weight = output.weight_sum > 0
-    scale = 1.0 / jnp.where(has_weight, output.weight_sum, 1.0)
+    scale = 1.0 / output.weight_sum  # not read where that is 0
 
     def update():
         grads = jax.tree.map(lambda g, p: (g * scale).astype(p.dtype), sums.grads, state.params)
