@@ -1,12 +1,18 @@
 """Settings become the objects they describe."""
 
+import json
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from tunix.cli import build, schema
+from tests import tiny_llama
+from tests.models import gguf_writer, hf_llama
+from tunix.cli import build, errors, main, schema
+from tunix.models import automodel
 from tunix.sft import checkpoint_manager
 from tunix.utils import config as config_lib
 
@@ -65,3 +71,96 @@ def test_the_seed_of_a_model_decides_its_adapters(tiny_model):
     first, again, other = adapters(1), adapters(1), adapters(2)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def warnings_of(folder, longest, caplog, **changes):
+    """Return what is said of texts so long, of a model whose config has these changes."""
+    caplog.clear()
+    if changes:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    model, path = automodel.AutoModel.from_pretrained(str(folder))
+    with caplog.at_level(logging.WARNING):
+        build.report_context(path, model, longest, "some_setting")
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        pytest.param({}, 512, id="plain"),
+        pytest.param({"max_position_embeddings": 40}, 40, id="short"),
+        pytest.param({"rope_scaling": {"type": "linear", "factor": 2.0}}, 1024, id="interpolated"),
+        pytest.param({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 1024, id="dynamic"),
+        pytest.param(
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 200,
+                }
+            },
+            800,
+            id="yarn",
+        ),
+    ],
+)
+def test_texts_beyond_what_a_model_was_made_for_are_told(changes, most, tmp_path, caplog):
+    tiny_llama.write_model(tmp_path)
+    assert warnings_of(tmp_path, most, caplog, **changes) == []
+    (found,) = warnings_of(tmp_path, most + 1, caplog)
+    assert f"up to {most + 1} tokens, and the model was made for {most}" in found
+    assert str(tmp_path) in found
+    assert "lower some_setting" in found
+
+
+def test_a_model_that_does_not_say_what_it_was_made_for_is_no_cause(tmp_path, caplog):
+    tiny_llama.write_model(tmp_path)
+    for value in (None, "many", -1):
+        assert warnings_of(tmp_path, 10**9, caplog, max_position_embeddings=value) == []
+
+
+def test_the_length_of_a_gguf_file_is_known(tmp_path, caplog):
+    path = tmp_path / "tiny.gguf"
+    gguf_writer.write(path, hf_llama.make(), extra=lambda w: w.add_context_length(30))
+    assert len(warnings_of(path, 31, caplog)) == 1
+    assert warnings_of(path, 30, caplog) == []
+
+
+def long_job(tmp_path, tiny_model, rows, **settings):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"model_config.model_id": tiny_model, "data_path": data, **settings}
+    return [f"{name}={value}" for name, value in settings.items()] + [f"run_dir={tmp_path / 'run'}"]
+
+
+LONG = "a" * 600
+CASES = {
+    "sft": ({"text": LONG}, {"max_target_length": 700}, 601, "max_target_length"),
+    "dpo": (
+        {"prompt": LONG, "chosen": "b", "rejected": "cde"},
+        {"max_prompt_length": 700},
+        604,
+        "max_prompt_length or max_response_length",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_commands_tell_of_texts_beyond_the_model(
+    command, tiny_model, tmp_path, caplog, monkeypatch
+):
+    class Spy(ValueError):
+        pass
+
+    def spy(*args, **kwargs):
+        raise Spy("enough")
+
+    monkeypatch.setattr(build, "report_memory", spy)
+    row, settings, length, what = CASES[command]
+    line = long_job(tmp_path, tiny_model, [row, row], **settings)
+    with caplog.at_level(logging.WARNING):
+        assert main.main([command, "base_config.yaml", *line]) == errors.USAGE_ERROR
+    (found,) = [m for m in caplog.messages if "the model was made for" in m]
+    assert f"up to {length} tokens, and the model was made for 512" in found
+    assert f"lower {what}" in found

@@ -186,6 +186,24 @@ def test_a_tokenizer_whose_only_special_token_ends_texts_is_refused(full_run, ti
     assert not (tmp_path / "judge").exists()
 
 
+def test_a_reward_model_given_as_language_model_is_called_one(
+    full_run, tiny_model, tmp_path, capsys
+):
+    judge = exported(full_run, "hf", tmp_path / "judge")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "a"}) + "\n")
+    model = f"model_config.model_id={judge}"
+    for line in (
+        ["sft", "base_config.yaml", model, f"data_path={rows}", f"run_dir={tmp_path / 'sft'}"],
+        ["generate", str(judge), "--prompt", "a"],
+    ):
+        capsys.readouterr()
+        assert main.main(line) == errors.USAGE_ERROR
+        message = capsys.readouterr().err
+        assert f"{judge}: is a reward model (score.weight in place of an output head)" in message
+        assert "reward_model_config.model_id of tunix grpo or ppo" in message
+
+
 def test_the_command_is_listed_and_its_settings_are_checked(capsys):
     overrides = ["model_config.model_id=x", "data_path=y", "--print-config"]
     assert main.main(["reward", "base_config.yaml", *overrides]) == 0

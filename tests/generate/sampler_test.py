@@ -163,6 +163,23 @@ def test_a_cache_of_another_model_is_refused(model):
     assert "num_kv_heads is 2" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "sizes", [{}, {"num_layers": 2}, {"num_kv_heads": 1, "head_dim": 8}], ids=["none", "one", "two"]
+)
+def test_what_the_model_knows_of_the_cache_may_be_left_out(sizes, model):
+    made = sampler.Sampler(model, TOKENIZER, sampler.CacheConfig(cache_size=64, **sizes))
+    assert made.cache_config == CACHE
+    with pytest.raises(utils_config.ConfigError, match=r"head_dim is 4, but the model's is 8"):
+        sampler.Sampler(model, TOKENIZER, sampler.CacheConfig(64, head_dim=4))
+    with pytest.raises(utils_config.ConfigError, match="cache_size must be at least 1"):
+        sampler.Sampler(model, TOKENIZER, sampler.CacheConfig(cache_size=0))
+
+
+def test_a_module_of_ones_own_needs_no_more_than_the_size(model):
+    text = sampler.Sampler(Foreign(model), TOKENIZER, sampler.CacheConfig(cache_size=32))
+    assert len(text("lazy", 2).tokens[0]) <= 2
+
+
 def test_token_level_sampling_returns_groups_in_order(text_sampler):
     prompts = [text_sampler.tokenize(p).tolist() for p in PROMPTS]
     params = sampling_params.SamplingParams(max_new_tokens=4, temperature=1.0)

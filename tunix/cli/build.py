@@ -1,6 +1,7 @@
 """From settings to the objects they describe, for every command."""
 
 import datetime
+import logging
 import pathlib
 from typing import Any
 
@@ -12,10 +13,12 @@ from flax import nnx
 
 from tunix.cli import schema
 from tunix.generate import model_tokenizer, tokenizer_adapter
-from tunix.models import automodel, lora, quantized
+from tunix.models import automodel, hf_files, lora, quantized
 from tunix.models.transformer import decoder
 from tunix.sft import memory_estimate, metrics_logger, run_directory
 from tunix.utils import config as config_lib
+
+_LOG = logging.getLogger(__name__)
 
 
 def make_run_directory(chosen: str | None, name: str) -> run_directory.RunDirectory:
@@ -79,6 +82,33 @@ def make_tokenizer(
     tokenizer = tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path)
     assert isinstance(model, decoder.Decoder)
     return model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
+
+
+def report_context(path: str, model: nnx.Module, longest: int, settings: str) -> None:
+    """Warn of texts that are longer than those a model was made for.
+
+    Args:
+        path: Its files.
+        model: A decoder.
+        longest: Tokens of the longest text that it is to read or write.
+        settings: What bounds them.
+    """
+    most = hf_files.max_positions(pathlib.Path(path))
+    assert isinstance(model, decoder.Decoder)
+    scaling = model.config.rope_scaling
+    if most is not None and scaling is not None and scaling.kind != "llama3":
+        plain = most if scaling.kind == "linear" else scaling.original_max_position
+        most = max(most, int(scaling.factor * plain))
+    if most is not None and longest > most:
+        _LOG.warning(
+            "texts have up to %d tokens, and the model was made for %d (max_position_embeddings in "
+            "%s): what it computes beyond them is of little use; lower %s, or take a model that "
+            "reads longer texts",
+            longest,
+            most,
+            path,
+            settings,
+        )
 
 
 def loop_settings(

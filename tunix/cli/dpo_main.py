@@ -52,6 +52,8 @@ def _train(run: dpo_schema.DpoRun, directory: run_directory.RunDirectory) -> Non
     data, held_out = preference_loading.load_data(run, tokenizer)
     reports = [dataset.report for dataset in (data, held_out) if dataset is not None]
     training_run.print_header(run.model_config, model, reports, directory)
+    length = preference_loading.longest(data, held_out)
+    build.report_context(path, model, length, "max_prompt_length or max_response_length")
     train_ds, eval_ds = make_batches(run, model, directory, data, held_out)
     planned = training_run.plan(run.training_config, run.optimizer_config, train_ds, eval_ds)
     optimizer = optimizers.make_optimizer(run.optimizer_config, planned.steps)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 
-from tunix.cli import errors, run_weights, trained_model
+from tunix.cli import build, errors, run_weights, trained_model
 from tunix.generate import (
     completion,
     engine,
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """Sample as ``argv`` says; ``argv[0]`` is the name of the program."""
     options = _parser(argv[0]).parse_args(argv[1:])
     compile_cache.enable()
-    model, tokenizer = load(options)
+    model, tokenizer, files = load(options)
     tokenizer = model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
     texts = options.prompt or [sys.stdin.read()]
     as_chat = tokenizer.has_chat_template if options.chat is None else options.chat
@@ -45,10 +45,10 @@ def main(argv: Sequence[str]) -> int:
         repetition_penalty=options.repetition_penalty,
         stop_token_ids=tokenizer.eos_ids(),
     )
+    longest = max(map(len, prompts)) + options.max_new_tokens
+    build.report_context(files, model, longest, "--max-new-tokens")
     sampler = engine.Engine(
-        model,
-        max_slots=min(len(prompts) * options.num_samples, 16),
-        cache_size=max(map(len, prompts)) + options.max_new_tokens,
+        model, max_slots=min(len(prompts) * options.num_samples, 16), cache_size=longest
     )
     start = time.perf_counter()
     sampler.warmup([len(prompt) for prompt in prompts])
@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
 
 def load(
     options: argparse.Namespace,
-) -> tuple[decoder.Decoder, tokenizer_adapter.TokenizerAdapter]:
-    """Return a model as it was published, or as a run has trained it, and its tokenizer.
+) -> tuple[decoder.Decoder, tokenizer_adapter.TokenizerAdapter, str]:
+    """Return a model as it was published, or as a run has trained it, its tokenizer and its files.
 
     Raises:
         ConfigError: If an option does not go with what ``model`` is, or the run does not keep
@@ -92,7 +92,7 @@ def load(
             options.model, dtype=options.dtype or "float32", precision=options.precision or "auto"
         )
         assert isinstance(model, decoder.Decoder)
-        return model, tokenizer_adapter.load_tokenizer(files)
+        return model, tokenizer_adapter.load_tokenizer(files), files
     if options.dtype is not None or options.precision is not None:
         problem = f"--dtype and --precision are those of the run {path}; leave them out"
         raise config_lib.ConfigError("command line", [problem])
@@ -101,7 +101,8 @@ def load(
     checkpoint = trained_model.find(path, options.step, None, options.weights or "last")
     model, base = trained_model.load(checkpoint)
     trained_model.require_finite(checkpoint, model)
-    return model, tokenizer_adapter.load_tokenizer(checkpoint.tokenizer_path or str(base))
+    tokenizer = tokenizer_adapter.load_tokenizer(checkpoint.tokenizer_path or str(base))
+    return model, tokenizer, str(base)
 
 
 def decode(tokenizer: tokenizer_adapter.TokenizerAdapter, found: completion.Completion) -> str:

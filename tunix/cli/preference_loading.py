@@ -9,6 +9,16 @@ from tunix.generate import tokenizer_adapter
 Dataset = preference_fit.PreferenceDataset
 
 
+def longest(*datasets: Dataset | None) -> int:
+    """Return the tokens of the longest prompt with one of its answers."""
+    return max(
+        len(example.prompt) + max(len(answer.tokens) for answer in example.answers)
+        for dataset in datasets
+        if dataset is not None
+        for example in dataset.examples
+    )
+
+
 def load_data(
     run: preference_schema.PreferenceRun, tokenizer: tokenizer_adapter.TokenizerAdapter
 ) -> tuple[Dataset, Dataset | None]:

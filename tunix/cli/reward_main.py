@@ -45,6 +45,8 @@ def _train(run: reward_schema.RewardRun, directory: run_directory.RunDirectory) 
     data, held_out = preference_loading.load_data(run, tokenizer)
     reports = [dataset.report for dataset in (data, held_out) if dataset is not None]
     training_run.print_header(run.model_config, model, reports, directory)
+    length = preference_loading.longest(data, held_out)
+    build.report_context(path, decoder, length, "max_prompt_length or max_response_length")
     train_ds = preference_batches.pair_batches(data.examples, run.data, with_last=True)
     eval_ds = None
     if held_out is not None:

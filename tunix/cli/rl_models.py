@@ -28,6 +28,8 @@ def make_cluster(
     actor, path = build.make_model(run.model_config, meshes.get(Role.ACTOR))
     tokenizer = build.make_tokenizer(run.tokenizer_config, actor, path)
     data = rl_data.load(run, tokenizer)
+    length = max(account.longest for account in data.reports) + data.max_tokens_to_generate
+    build.report_context(path, actor, length, "rollout_config.total_generation_steps")
     reference = None
     if run.algo_config.beta != 0.0 and not lora.is_lora_enabled(actor):
         reference, _ = build.make_model(run.model_config, meshes.get(Role.REFERENCE))

@@ -60,6 +60,13 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
     )
 
 
+def longest(run: sft_schema.SftRun, data: SftData) -> int:
+    """Return the tokens of the longest text; of a stream, the most that there may be."""
+    if run.data_config.streaming_window is not None:
+        return run.data.max_target_length
+    return max(account.longest for account in data.reports)
+
+
 _Part = tuple[sft_data.Rows, report.DataReport]
 
 

@@ -46,6 +46,7 @@ def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> Non
             run.evaluation.generation, data.questions, tokenizer, directory
         )
     training_run.print_header(run.model_config, model, data.reports, directory)
+    build.report_context(path, model, sft_loading.longest(run, data), "max_target_length")
     planned = training_run.plan(options, run.optimizer_config, data.train_ds, data.eval_ds)
     _require_evaluations(options, planned.steps)
     trainer = make_trainer(run, model, directory, planned.steps).with_eval_metrics(generation)

@@ -31,13 +31,16 @@ SamplerOutput = base_sampler.SamplerOutput
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
-    """Shape of the key-value cache."""
+    """Shape of the key-value cache; what is ``None`` is the model's."""
 
     cache_size: int
     """How many tokens a prompt and its continuation may have together."""
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
+    num_layers: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+
+
+_KNOWN_SIZES = ("num_layers", "num_kv_heads", "head_dim")
 
 
 class Sampler(base_sampler.BaseSampler):
@@ -50,7 +53,7 @@ class Sampler(base_sampler.BaseSampler):
     Args:
         transformer: The model.
         tokenizer: Anything :class:`~tunix.generate.tokenizer_adapter.TokenizerAdapter` wraps.
-        cache_config: Size of the cache; for a decoder its other sizes must be the model's.
+        cache_config: Size of the cache; the model knows its other sizes, which may be left out.
         max_slots: How many strings are decoded at a time.
 
     Raises:
@@ -71,6 +74,8 @@ class Sampler(base_sampler.BaseSampler):
         self._logits_of = jax.jit(_full_logits, static_argnums=0)
         if decoder.has_hidden(transformer):
             _check_cache(cache_config, transformer)
+            known = {name: getattr(transformer.config, name) for name in _KNOWN_SIZES}
+            self.cache_config = dataclasses.replace(cache_config, **known)
             self._engine = engine.Engine(
                 transformer, max_slots=max_slots, cache_size=cache_config.cache_size
             )
@@ -259,8 +264,8 @@ def _check_lengths(prompts: Sequence[np.ndarray], max_prompt_length: int | None)
 def _check_cache(cache_config: CacheConfig, model: decoder.Decoder) -> None:
     problems = [
         f"{name} is {getattr(cache_config, name)}, but the model's is {getattr(model.config, name)}"
-        for name in ("num_layers", "num_kv_heads", "head_dim")
-        if getattr(cache_config, name) != getattr(model.config, name)
+        for name in _KNOWN_SIZES
+        if getattr(cache_config, name) not in (None, getattr(model.config, name))
     ]
     if cache_config.cache_size < 1:
         problems.append(f"cache_size must be at least 1, got {cache_config.cache_size}")

@@ -19,6 +19,7 @@ from tunix.models import (
     naming,
     safetensors_loader,
     safetensors_model,
+    score_head,
     sources,
     weight_table,
     weights,
@@ -231,7 +232,14 @@ def _open(
         model_config = hf_config.config_from_hf(raw, where=where, **runtime)
     else:
         family, model_config = _preset(path, model_id, runtime)
-    return family, model_config, safetensors_loader.SafetensorsDirectory(path)
+    source = safetensors_loader.SafetensorsDirectory(path)
+    if score_head.SCORE in source.shapes:
+        raise sources.SourceError(
+            f"{path}: is a reward model ({score_head.SCORE} in place of an output head), which "
+            "scores texts and writes none; give a language model here, and a reward model as "
+            "reward_model_config.model_id of tunix grpo or ppo"
+        )
+    return family, model_config, source
 
 
 def _preset(

@@ -62,6 +62,14 @@ def make_config(
     return merged
 
 
+def max_positions(source: pathlib.Path) -> int | None:
+    """Return how long the texts were that a model was made for, where its own files say so."""
+    config = _source_config(source)
+    text = config.get("text_config")
+    value = (text if isinstance(text, Mapping) else config).get("max_position_embeddings")
+    return value if type(value) is int and value > 0 else None
+
+
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file as transformers lays it out."""
     text = json.dumps(dict(value), indent=2, sort_keys=True, ensure_ascii=False)
