@@ -9,6 +9,7 @@ import yaml
 
 from tests import tiny_llama
 from tunix.cli import errors, grpo_main, report_main
+from tunix.perf import machine
 from tunix.utils import config, json_lines
 
 REWARDS = '''
@@ -272,3 +273,14 @@ def test_a_policy_that_diverges_fails(base):
     settings = "rl_training_config.actor_optimizer_config={learning_rate: 1e38, opt_type: sgd}"
     with pytest.raises(ValueError, match="loss or gradient was not finite in 7 of 8 steps"):
         run(base, settings)
+
+
+def test_the_first_lines_say_what_memory_it_takes_and_what_helps(base, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "host_bytes_available", lambda: 1000)
+    run(base, "rl_training_config.max_steps=1")
+    lines = capsys.readouterr().out.splitlines()
+    (memory,) = (line for line in lines if line.startswith("memory "))
+    assert memory.startswith("memory     about 0.0")
+    (warning,) = (line for line in lines if line.startswith("warning "))
+    assert "there are 0.00 GB free; consider" in warning
+    assert "train_micro_batch_size" in warning and "gradient_accumulation_steps" not in warning

@@ -1,4 +1,5 @@
 import html.parser
+import json
 import re
 
 import pytest
@@ -90,6 +91,34 @@ class Reader(html.parser.HTMLParser):
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "run")
+
+
+def test_what_was_measured_on_held_out_data_is_a_table(tmp_path):
+    run = write_run(tmp_path / "run")
+    summary = {
+        "steps": 3,
+        "eval_before": {"loss": 4.5, "generation/exact": 0.25, "gone": 1.0},
+        "eval_after": {"loss": 2.25, "generation/exact": 0.5, "<new>": float("nan")},
+        "eval_of_average": {"loss": 2.125},
+        "best_step": 2,
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = report_main.make_page(run, max_rows=10)
+    assert Reader(page).tables[0] == [
+        ["", "before", "after", "of the average"],
+        ["loss", "4.5", "2.25", "2.125"],
+        ["generation/exact", "0.25", "0.5", "–"],
+        ["gone", "1", "–", "–"],
+        ["<new>", "–", "nan", "–"],
+    ]
+
+
+def test_a_run_without_held_out_data_has_no_such_table(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "summary.json").write_text(
+        json.dumps({"steps": 3, "eval_before": None, "eval_after": None})
+    )
+    assert "Held-out data" not in report_main.make_page(run, max_rows=10)
 
 
 def test_the_page_shows_curves_completions_and_alarms(run, capsys):

@@ -36,3 +36,8 @@ def test_training_gets_every_batch_from_the_first_one_on(load, text):
 
 def test_a_curriculum_stands_at_its_first_draw(load):
     assert load(CURRICULUM).train_ds.get_state()["draws"] == 0
+
+
+def test_training_and_held_out_prompts_have_names_of_their_own(load):
+    names = [account.source for account in load("").reports]
+    assert names == ["task larger_number", "task larger_number (held out)"]

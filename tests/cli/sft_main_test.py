@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from tunix.cli import errors, peft_main, sft_main
+from tunix.cli import errors, peft_main, report_main, sft_main
 from tunix.utils import config
 
 
@@ -265,3 +265,27 @@ def test_a_stream_that_ends_before_max_steps_says_so(job, capsys):
         "training_config.max_steps=50",
     )
     assert "note       the data ended after 2 of 50 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["a share", "a file", "the same file"])
+def test_training_and_held_out_rows_have_names_of_their_own(job, how, tmp_path, capsys):
+    other = tmp_path / ("chat.jsonl" if how == "the same file" else "held_out.jsonl")
+    other.write_text((tmp_path / "chat.jsonl").read_text())
+    given = [] if how == "a share" else ["train_fraction=1.0", f"eval_data_path={other}"]
+    job("training_config.max_steps=1", *given)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data ")]
+    held_out = other if given else tmp_path / "chat.jsonl"
+    assert [line.split(":")[0].split(maxsplit=1)[1] for line in lines] == [
+        str(tmp_path / "chat.jsonl"),
+        f"{held_out} (held out)",
+    ]
+
+
+def test_the_report_shows_what_was_measured_on_held_out_rows(job):
+    directory = job()
+    page = report_main.make_page(directory, max_rows=10)
+    summary = json.loads((directory / "summary.json").read_text())
+    before, after = (summary[f"eval_{name}"]["loss"] for name in ("before", "after"))
+    assert "<h2>Held-out data</h2>" in page
+    assert f'<td>loss</td><td class="n" data-v="{before}">{before:.4g}</td>' in page
+    assert f'data-v="{after}">{after:.4g}</td>' in page

@@ -16,7 +16,7 @@ import pytest
 from tests.rl import helpers
 from tunix.data import prompts as prompt_data
 from tunix.rl import alarms, rewards
-from tunix.sft import interrupt, metrics_logger
+from tunix.sft import interrupt, metrics_logger, progress_bar
 from tunix.utils import json_lines
 
 ROWS = [{"prompts": f"{a}{b}", "answer": a} for a in "ABCDEF" for b in "135"]
@@ -237,3 +237,48 @@ def test_alarms_are_in_the_run_directory_and_survive_a_resume(tmp_path):
     # Without a signal nothing moves: the policy says what it said when it sampled.
     ratios = [row["log_ratio"] for row in completions(tmp_path)]
     assert len(ratios) == 5 * 3 * 4 and max(map(abs, ratios)) < 1e-5
+
+
+def steps_shown(text):
+    """Return the steps that a log file names, as pairs of those taken and those in all."""
+    words = [line.split()[1] for line in text.splitlines() if line.startswith("grpo ")]
+    return [tuple(int(n) for n in word.split("/")) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("settings", "training", "shown"),
+    [
+        pytest.param({}, {}, [(i, 6) for i in range(1, 7)], id="a step for every batch"),
+        pytest.param(
+            {}, {"mini_batch_size": 1}, [(i, 18) for i in range(3, 19, 3)], id="mini-batches"
+        ),
+        pytest.param({}, {"max_steps": 4}, [(i, 4) for i in range(1, 5)], id="fewer steps"),
+        pytest.param({}, {"max_steps": 50}, [(i, 6) for i in range(1, 7)], id="fewer data"),
+    ],
+)
+def test_the_log_says_how_many_steps_there_will_be(settings, training, shown, monkeypatch, capsys):
+    monkeypatch.setattr(progress_bar, "PLAIN_INTERVAL_SECONDS", 0.0)
+    cluster = helpers.make_cluster(pbar_description="grpo", **training)
+    learner = helpers.make_learner(cluster, **settings)
+    batches = list(prompt_data.batches_of(ROWS, prompt_data.PromptDataConfig(batch_size=3)))
+    assert len(batches) == 6
+    learner.train(batches)
+    text = capsys.readouterr().err
+    assert steps_shown(text) == shown
+    assert "about 1 s left" in text and " loss " not in text and "e-0" not in text
+    if not training and not settings:
+        learner.train(batches[:2])
+        assert steps_shown(capsys.readouterr().err) == [(7, 8), (8, 8)]
+
+
+def test_a_resumed_run_goes_on_counting_to_the_same_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress_bar, "PLAIN_INTERVAL_SECONDS", 0.0)
+    settings = prompt_data.PromptDataConfig(batch_size=3)
+    for steps, shown in ((2, [(1, 2), (2, 2)]), (50, [(i, 6) for i in range(3, 7)])):
+        cluster = helpers.make_cluster(
+            max_steps=steps, pbar_description="grpo", **run_settings(tmp_path)
+        )
+        learner = helpers.make_learner(cluster)
+        learner.train(prompt_data.batches_of(ROWS, settings))
+        cluster.close()
+        assert steps_shown(capsys.readouterr().err) == shown

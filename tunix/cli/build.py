@@ -3,6 +3,7 @@
 import datetime
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -164,10 +165,14 @@ def count_parameters(model: nnx.Module) -> tuple[int, int]:
     return total, adapters or total
 
 
-def report_memory(found: memory_estimate.MemoryEstimate, out: rich.console.Console) -> None:
+def report_memory(
+    found: memory_estimate.MemoryEstimate,
+    out: rich.console.Console,
+    remedies: Sequence[str] = memory_estimate.REMEDIES,
+) -> None:
     """Say what training will take, and what to do if that is more than there is."""
     out.print(f"memory     {found}")
-    problem = memory_estimate.warning(found, memory_estimate.available_bytes())
+    problem = memory_estimate.warning(found, memory_estimate.available_bytes(), remedies)
     if problem is not None:
         out.print(f"warning    {problem}", style="yellow")
 

@@ -30,7 +30,7 @@ def load_data(
     columns = run.data_config.columns or None
     rows = sources.read_rows(run.data_path, columns=columns)
     held_out: Sequence[sources.Row] = []
-    held_out_name = f"{run.data_path} (held out)"
+    held_out_name = run.data_path
     if run.eval_data_path is not None:
         held_out = sources.read_rows(run.eval_data_path, columns=columns)
         held_out_name = run.eval_data_path
@@ -40,4 +40,4 @@ def load_data(
     data = read(rows, tokenizer, run.data, name=run.data_path)
     if not held_out:
         return data, None
-    return data, read(held_out, tokenizer, run.eval_data, name=held_out_name)
+    return data, read(held_out, tokenizer, run.eval_data, name=f"{held_out_name} (held out)")

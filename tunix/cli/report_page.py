@@ -75,6 +75,7 @@ def render(
     body = [
         f"<h1>{html.escape(title)}</h1>",
         _cards(metrics, completions, summary),
+        _held_out(summary),
         _alarms(alarms),
         _charts(metrics, [row["step"] for row in alarms]),
         _shared_lines(begin, end),
@@ -114,6 +115,25 @@ def _cards(metrics: Sequence[Row], completions: Sequence[Row], summary: Row) -> 
     )
     note = "" if summary else "<p>Not finished: this is what the run has logged until now.</p>"
     return f"{note}<div class=cards>{''.join(cards)}</div>"
+
+
+def _held_out(summary: Row) -> str:
+    """Return what was measured on held-out data, before and after, as a table."""
+    measured = {
+        name: values
+        for name, values in (
+            ("before", summary.get("eval_before")),
+            ("after", summary.get("eval_after")),
+            ("of the average", summary.get("eval_of_average")),
+        )
+        if isinstance(values, Mapping)
+    }
+    names = dict.fromkeys(name for values in measured.values() for name in values)
+    rows = [
+        {"": name, **{column: values.get(name) for column, values in measured.items()}}
+        for name in names
+    ]
+    return f"<h2>Held-out data</h2>{_table(rows, ['', *measured])}" if rows else ""
 
 
 def _alarms(alarms: Sequence[Row]) -> str:

@@ -57,7 +57,8 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         shuffle_seed=run.seed,
         num_epochs=run.num_train_epochs,
     )
-    rows, account = prompts.load_rows(train, tokenizer, settings)
+    name = f"task {run.task}" if run.task is not None else str(run.data_path)
+    rows, account = prompts.load_rows(train, tokenizer, settings, name=name)
     _require_a_batch(account, run.batch_size)
     columns = [*rows[0], *prompt_batch.ROLLOUT_COLUMNS]
     reward_fns: list[rewards.RewardFn] = (
@@ -67,7 +68,10 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
     )
     eval_batch, reports = None, [account]
     if held_out is not None:
-        eval_batch, held_out_account = _load_all(held_out, tokenizer, settings)
+        name = name if run.eval_data_path is None else run.eval_data_path
+        eval_batch, held_out_account = _load_all(
+            held_out, tokenizer, settings, name=f"{name} (held out)"
+        )
         reports.append(held_out_account)
     return RLData(
         train_ds=_training_batches(run, rows, settings),
@@ -106,6 +110,8 @@ def _load_all(
     source: str | Sequence[dict[str, Any]],
     tokenizer: tokenizer_adapter.TokenizerAdapter,
     settings: prompts.PromptDataConfig,
+    *,
+    name: str,
 ) -> tuple[Batch, report.DataReport]:
     """Return a whole data set as one batch, in its order."""
     one_by_one = dataclasses.replace(
@@ -118,7 +124,7 @@ def _load_all(
         min_solve_rate=0.0,
         max_solve_rate=1.0,
     )
-    batches, account = prompts.load(source, tokenizer, one_by_one)
+    batches, account = prompts.load(source, tokenizer, one_by_one, name=name)
     rows = list(batches)
     return {name: [row[name][0] for row in rows] for name in rows[0]}, account
 

@@ -17,8 +17,8 @@ from tunix.cli import (
     role_meshes,
     run_settings,
 )
-from tunix.rl import evaluation, rl_cluster, rl_learner
-from tunix.sft import plots, run_directory
+from tunix.rl import evaluation, memory, rl_cluster, rl_learner
+from tunix.sft import memory_estimate, plots, run_directory
 
 _OUT = console.OUT
 
@@ -45,6 +45,9 @@ def train(request: command.Request[RunT], learner_class: LearnerFn) -> int:
         try:
             learner = learner_class(cluster, run.algo_config, data.reward_fns)
             _print_header(run, directory, learner, data)
+            build.report_memory(
+                memory.estimate(learner, run.batch_size), _OUT, memory_estimate.RL_REMEDIES
+            )
             before, after = _train_and_measure(learner, run, directory, data)
             steps = cluster.actor_trainer.train_steps
         finally:

@@ -28,7 +28,7 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
         DataError: lists everything wrong with the files and their rows.
     """
     options = run.data_config
-    held_out = {path: _read(path, run) for path in run.eval_data_paths}
+    held_out = {f"{path} (held out)": _read(path, run) for path in run.eval_data_paths}
     if options.streaming_window is not None:
         train_ds: Any = sft_stream.SftStream(
             list(run.data_paths),

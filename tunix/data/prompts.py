@@ -106,6 +106,8 @@ def load(
     source: sources.Source,
     tokenizer: PromptTokenizer,
     settings: PromptDataConfig,
+    *,
+    name: str | None = None,
 ) -> tuple[iterators.Batches[PromptBatch], report.DataReport]:
     """Return batches ``{"prompts": [...], column: [...]}`` of ``source`` and a report.
 
@@ -113,11 +115,12 @@ def load(
         source: See :data:`tunix.data.sources.Source`; every row has the first one's columns.
         tokenizer: A ``TokenizerAdapter``, to count tokens.
         settings: See :class:`PromptDataConfig`.
+        name: What reports and errors call the data; its path, or ``prompts``.
 
     Raises:
         DataError: Lists every row without a usable prompt or with other columns.
     """
-    kept, account = load_rows(source, tokenizer, settings)
+    kept, account = load_rows(source, tokenizer, settings, name=name)
     return batches_of(kept, settings), account
 
 
@@ -129,7 +132,11 @@ def batches_of(
 
 
 def load_rows(
-    source: sources.Source, tokenizer: PromptTokenizer, settings: PromptDataConfig
+    source: sources.Source,
+    tokenizer: PromptTokenizer,
+    settings: PromptDataConfig,
+    *,
+    name: str | None = None,
 ) -> tuple[list[Mapping[str, Any]], report.DataReport]:
     """Return the rows that :func:`load` makes batches of, and a report.
 
@@ -137,12 +144,14 @@ def load_rows(
         source: See :data:`tunix.data.sources.Source`.
         tokenizer: A ``TokenizerAdapter``, to count tokens.
         settings: What rows are left out.
+        name: As for :func:`load`.
 
     Raises:
         DataError: As :func:`load`.
     """
     rows = sources.read_rows(source)
-    name = str(source) if isinstance(source, str | pathlib.Path) else "prompts"
+    if name is None:
+        name = str(source) if isinstance(source, str | pathlib.Path) else "prompts"
     column = settings.prompt_column or _find_prompt_column(rows[0], name)
     account = report.DataReport(source=name, trained_tokens=None)
     kept: list[Mapping[str, Any]] = []

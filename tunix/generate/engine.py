@@ -114,6 +114,12 @@ class Engine:
         """How many tokens a prompt and its continuation may have together."""
         return self._cache_size
 
+    @property
+    def cache_bytes(self) -> int:
+        """What keys, values and all else that is kept between steps take."""
+        leaves = jax.tree.leaves(jax.eval_shape(self._empty_state))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
     def sync(self, source: nnx.Module | nnx.State) -> None:
         """Replace the weights by a copy of ``source``; takes effect at the next ``generate``.
 

@@ -259,7 +259,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             fn: E.g. ``rl_cluster.get_ref_per_token_logps``.
         """
         settings = dataclasses.replace(
-            self._batch_settings(len(groups)), mask_truncated=False, skip_dead=False
+            self.batch_settings(len(groups)), mask_truncated=False, skip_dead=False
         )
         step = batching.make_step_batches(groups, settings, from_sampler=True)
         found = [(np.asarray(batch.mask), fn(batch)) for batch in step.batches]
@@ -338,7 +338,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         from_sampler = not is_single or (has_moved and not is_corrected)
         steps = [
             batching.make_step_batches(
-                part, self._batch_settings(len(part)), from_sampler=from_sampler
+                part, self.batch_settings(len(part)), from_sampler=from_sampler
             )
             for part in parts
         ]
@@ -381,7 +381,8 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             for batch, logps in zip(micro_batches, ref_logps, strict=True)
         ]
 
-    def _batch_settings(self, num_groups: int) -> batching.BatchSettings:
+    def batch_settings(self, num_groups: int) -> batching.BatchSettings:
+        """Return how so many groups are laid out for an update."""
         config = self.rollout_config
         return batching.BatchSettings(
             row_length=packing.default_row_length(

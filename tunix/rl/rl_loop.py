@@ -1,5 +1,6 @@
 """The loop around a learner's step: data, logging, evaluation, checkpoints, interrupts."""
 
+import operator
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ sampler have waited for each other, where they work at the same time."""
 
 SHOWN_METRICS = (
     "reward",
-    "loss",
+    "grad_norm",
     "critic/loss",
     "kl",
     "mismatch_kl",
@@ -29,6 +30,7 @@ SHOWN_METRICS = (
     "tokens_per_second",
     *(f"time/{phase}" for phase in PHASES),
 )
+"""Not the policy's loss: in the first update on a rollout it is 0 whatever is learned."""
 
 
 class RLLoop:
@@ -51,6 +53,10 @@ class RLLoop:
         is_ahead = learner.off_policy_steps > 0
         source = rollout_pipeline.RolloutPipeline if is_ahead else rollout_source.RolloutSource
         self._rollouts = source(learner, train_ds)
+        # Not known where a rollout may draw several batches.
+        self._num_rollouts = operator.length_hint(train_ds) if learner.samples_once else 0
+        is_restored = self._trainer.restored_metadata is not None
+        self._rollouts_before = 0 if is_restored else learner.global_steps
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
         manager = learner.reward_manager
         if self._eval is not None and isinstance(manager, rewards.RewardManager):
@@ -73,6 +79,7 @@ class RLLoop:
                 self._config.max_steps,
                 self._config.pbar_description,
             )
+            self._expect_steps()
         try:
             with interrupt.graceful_interrupt() as stop, self._rollouts:
                 while not stop.requested and not self._is_complete() and self._step():
@@ -144,7 +151,17 @@ class RLLoop:
         self._alarms.observe(self._cluster.log_metrics(rl_cluster.Mode.TRAIN, step), step=step)
         if self._progress is not None:
             self._progress.update_metrics(list(SHOWN_METRICS), metrics_logger.Mode.TRAIN)
+            self._expect_steps()
             self._progress.update(self._trainer.train_steps - first_step)
+
+    def _expect_steps(self) -> None:
+        """Say how many steps there will be, once it is known how many a rollout takes."""
+        taken, steps = self._learner.global_steps, self._trainer.train_steps
+        if self._progress is None or not self._num_rollouts or not taken:
+            return
+        left = self._num_rollouts - (taken - self._rollouts_before)
+        total, max_steps = steps + round(steps / taken * left), self._config.max_steps
+        self._progress.expect(total if max_steps is None else min(total, max_steps))
 
     def _after_step(self, first_step: int) -> None:
         """Do what is due: evaluation first, so that a checkpoint implies its log."""

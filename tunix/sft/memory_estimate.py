@@ -7,7 +7,7 @@ worse.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,15 @@ _HEAD_BYTES = 32 << 20
 """What the fused head works with, whatever the vocabulary: a few tiles of logits."""
 
 
+REMEDIES = ("a smaller batch_size with gradient_accumulation_steps", "shorter rows")
+
+RL_REMEDIES = (
+    "a smaller train_micro_batch_size",
+    "a smaller rollout_micro_batch_size",
+    "fewer total_generation_steps",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes at the peak of a training step, on all devices together."""
@@ -36,6 +45,8 @@ class MemoryEstimate:
     gradients: int
     activations: int
     """What one micro-batch's backward pass keeps and works with."""
+    sampling: int = 0
+    """What an engine holds to sample with: its own weights, keys and values."""
 
     @property
     def total(self) -> int:
@@ -71,11 +82,11 @@ def estimate(
         rows: Rows of a micro-batch.
         length: Tokens of a row.
     """
-    trained = _num_bytes(params)
+    trained = num_bytes(params)
     return MemoryEstimate(
         trained=trained,
-        frozen=_num_bytes(frozen),
-        optimizer=_num_bytes(opt_state),
+        frozen=num_bytes(frozen),
+        optimizer=num_bytes(opt_state),
         gradients=trained,
         activations=0 if config is None else activation_bytes(config, rows * length),
     )
@@ -104,11 +115,13 @@ def available_bytes() -> int | None:
     return machine.host_bytes_available()
 
 
-def warning(found: MemoryEstimate, available: int | None) -> str | None:
-    """Return what to tell the user if the estimate exceeds what there is."""
+def warning(
+    found: MemoryEstimate, available: int | None, remedies: Sequence[str] = REMEDIES
+) -> str | None:
+    """Return what to tell the user if the estimate exceeds what there is, and what may help."""
     if available is None or found.total <= available:
         return None
-    remedies = ["a smaller batch_size with gradient_accumulation_steps", "shorter rows"]
+    remedies = list(remedies)
     if found.optimizer + found.gradients > found.activations:
         remedies.insert(0, "LoRA, which has next to no gradients and optimizer state")
     return (
@@ -117,7 +130,8 @@ def warning(found: MemoryEstimate, available: int | None) -> str | None:
     )
 
 
-def _num_bytes(tree: Any) -> int:
+def num_bytes(tree: Any) -> int:
+    """Return what the arrays of a tree take, or would take if they have shapes only."""
     return sum(math.prod(leaf.shape) * _itemsize(leaf) for leaf in jax.tree.leaves(tree))
 
 

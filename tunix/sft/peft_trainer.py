@@ -318,6 +318,11 @@ class PeftTrainer:
         """
         return None if self._restored is None else self._restored.custom
 
+    @property
+    def is_resuming(self) -> bool:
+        """Whether the next training goes on where a restored one stood in its data."""
+        return self._data_behind is not None
+
     def resume_data(self, data: train_data.TrainData) -> None:
         """Move the data to where the restored checkpoint was saved, and cut the log there.
 

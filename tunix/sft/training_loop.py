@@ -193,6 +193,7 @@ class TrainingLoop:
         total = self._config.max_steps
         if batches := operator.length_hint(train_ds):
             of_data = -(-batches // self._batches_per_step)
+            of_data += 0 if self._trainer.is_resuming else self._first_step
             total = of_data if total is None else min(total, of_data)
         return progress_bar.ProgressBar(
             self._config.metrics_prefix,

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from tunix.generate import completion
+from tunix.sft import memory_estimate
 from tunix.utils import config as config_lib
 
 
@@ -149,6 +150,10 @@ class BaseRollout(abc.ABC):
         ``None`` if the engine does not show them.
         """
         return None
+
+    def num_bytes(self) -> int:
+        """Return what the engine takes of its own: the weights it shows, and caches it knows of."""
+        return memory_estimate.num_bytes(self.weights())
 
     def offload(self) -> None:
         """Move the weights to host memory and free all caches; ``generate`` is not called then."""

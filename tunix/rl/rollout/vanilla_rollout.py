@@ -89,6 +89,10 @@ class VanillaRollout(base_rollout.BaseRollout):
         """Return the engine's copy of the weights."""
         return self._engine.weights.state
 
+    def num_bytes(self) -> int:
+        """Return what weights and cache take, whether or not they are there now."""
+        return super().num_bytes() + self._engine.cache_bytes
+
     def offload(self) -> None:
         """Move the weights to host memory and free the cache."""
         self._part.offload()
