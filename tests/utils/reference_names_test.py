@@ -116,8 +116,10 @@ def test_no_module_of_the_table_exists(module):
 def test_no_name_of_the_table_exists_and_every_one_is_answered(module, name):
     found = importlib.import_module(module)
     assert not hasattr(found, name)
-    with pytest.raises(AttributeError, match="of google-tunix is not here: "):
-        getattr(found, name)
+    # Packages but `tunix` have no code: there the finder answers the import alone.
+    if module == "tunix" or not hasattr(found, "__path__"):
+        with pytest.raises(AttributeError, match="of google-tunix is not here: "):
+            getattr(found, name)
     with pytest.raises(ImportError, match="of google-tunix is not here: "):
         exec(f"from {module} import {name}", {})
 

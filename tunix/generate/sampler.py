@@ -25,6 +25,7 @@ from tunix.generate import (
 )
 from tunix.models.transformer import decoder
 from tunix.utils import config as config_lib
+from tunix.utils import reference_names
 
 SamplerOutput = base_sampler.SamplerOutput
 
@@ -278,3 +279,6 @@ def _vocab_size(model: nnx.Module) -> int:
     graphdef, state = nnx.split(model)
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     return jax.eval_shape(lambda s, t: _full_logits(graphdef, s, t), state, tokens).shape[-1]
+
+
+__getattr__ = reference_names.hints(__name__)

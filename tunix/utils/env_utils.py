@@ -2,6 +2,8 @@
 
 import flax
 
+from tunix.utils import reference_names
+
 
 def setup_sharding_environment() -> None:
     """Allow annotated modules to be made outside of a mesh, in the whole process.
@@ -22,3 +24,6 @@ def is_internal_env() -> bool:
 def is_pathways_initialized() -> bool:
     """Return False: Pathways is not supported."""
     return False
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tunix.utils import math_answers
+from tunix.utils import math_answers, reference_names
 
 THOUGHT_DELIMITER_END = "</think>"
 
@@ -43,3 +43,6 @@ def is_right(solution: str, truth: str | Sequence[str]) -> bool:
     return given is not None and any(
         math_answers.is_same(given, math_answers.boxed(str(one)) or str(one)) for one in truths
     )
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -3,7 +3,7 @@
 All of it is read and compared by :mod:`tunix.utils.math_answers`; nothing is executed.
 """
 
-from tunix.utils import math_answers
+from tunix.utils import math_answers, reference_names
 
 
 def extract_answer(passage: str) -> str | None:
@@ -44,3 +44,6 @@ def grade_answer_sympy(given_answer: str, ground_truth: str) -> bool:
     formulas are read by a grammar and compared by their values.
     """
     return math_answers.is_same(given_answer, ground_truth)
+
+
+__getattr__ = reference_names.hints(__name__)

@@ -54,6 +54,7 @@ MODULES: Mapping[str, str] = {
     "tunix.perf.metrics": _PERF,
     "tunix.perf.perfetto": _PERF,
     "tunix.perf.trace": _PERF,
+    "tunix.registry": "write tunix.rl.function_registry",
     "tunix.rl.agentic": _AGENTS,
     "tunix.rl.ppo.ppo_helpers": "write tunix.rl.token_advantages: gae, whiten",
     "tunix.rl.queue": _QUEUES,
@@ -79,15 +80,17 @@ MODULES: Mapping[str, str] = {
 """Modules that are not here, with all below them -> what to do."""
 
 _TRAIN_EXAMPLE = {"TrainExample": _PACKED}
+_CACHES = dict.fromkeys(("Cache", "LayerCache"), "caches belong to the sampler: tunix.generate")
 _MODEL = dict.fromkeys(
     (
         *("Attention", "Block", "DecoderLayer", "Einsum", "Embedder", "FeedForward", "MLP"),
         *("MoELayer", "RMSNorm", "apply_rope", "apply_rotary_embedding", "K_MASK"),
+        *("AttentionType", "QueryPreAttentionNormalisation", "create_sliding_window_mask"),
     ),
     _LAYERS,
 ) | {
-    "Cache": "caches belong to the sampler: tunix.generate",
-    "LayerCache": "caches belong to the sampler: tunix.generate",
+    "GemmaWithScoreHead": "write tunix.sft.dpo.reward_model.RewardModel(model)",
+    **_CACHES,
     "ShardingConfig": _SHARDING,
     "shard": _SHARDING,
 }
@@ -104,7 +107,16 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     ),
     "tunix.cli.grpo_main": {"GrpoPipeline": "write tunix.cli.grpo_main.main(argv)"},
     "tunix.cli.peft_main": {"PeftPipeline": "write tunix.cli.peft_main.main(argv)"},
+    "tunix.generate.sampler": {
+        **_CACHES,
+        **dict.fromkeys(("sample_best", "sample_top_p"), "write tunix.ops.sampling"),
+    },
     "tunix.generate.utils": {
+        **dict.fromkeys(
+            ("padded_fill_tokens_and_logits", "single_padded_fill_tokens_and_logits"),
+            "call the sampler with pad_output=True",
+        ),
+        "check_sampling_mode_conflict": _INTERNAL,
         "compute_attention_masks": "tunix.ops.cached_attention attends by lengths, without a mask",
         **dict.fromkeys(
             (
@@ -140,11 +152,20 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         },
         "GEMMA3_TOKENIZER": "a model's directory has its tokenizer: load_tokenizer(path)",
     },
+    "tunix.models.gemma3.vision": dict.fromkeys(
+        ("Encoder", "Encoder1DBlock", "SigLIPShardingConfig", "ViTModel", "VisionExit"), _INTERNAL
+    ),
+    **{
+        f"tunix.models.{family}": {"BACKEND_MAPPINGS": _ENGINE}
+        for family in ("llama3", "qwen2", "qwen3")
+    },
     "tunix.models.safetensors_loader": dict.fromkeys(
         ("load_and_create_model", "load_and_create_model_opt", "load_and_create_model_orig"),
         "a family's params module has create_model_from_safe_tensors, which streams",
     ),
-    "tunix.perf.span": {"SpanGroup": _PERF},
+    "tunix.perf.span": dict.fromkeys(
+        ("SpanGroup", "clone_span_or_group", "merge_span_group_trees", "span_group_tostring"), _PERF
+    ),
     "tunix.rl.common": {
         **_TRAIN_EXAMPLE,
         "aggregate_loss": "write tunix.rl.aggregation",
@@ -159,6 +180,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(
             ("make_completion_mask", "np_make_completion_mask", "process_ids"), _PACKED
         ),
+        "RepeatIterable": "every source of tunix.data repeats and shuffles",
         "compute_score": "write tunix.rl.inference.inference_worker",
     },
     "tunix.rl.grpo.grpo_learner": {
@@ -174,6 +196,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         **_TRAIN_EXAMPLE,
         "ppo_policy_loss_fn": "write tunix.rl.losses, or tunix.rl.policy_objective for the whole",
         "ppo_value_loss_fn": "write tunix.rl.critic.value_objective",
+        "registry": "write tunix.rl.function_registry.default_registry",
     },
     "tunix.rl.rl_cluster": {"MetricsBuffer": "write tunix.rl.metrics_buffer"},
     "tunix.rl.utils": dict.fromkeys(
@@ -185,6 +208,12 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         _INTERNAL,
     ),
     "tunix.sft.metrics_logger": {"CluBackend": "write TensorboardBackend"},
+    "tunix.utils.env_utils": {"SGLANG_JAX_TP_AXIS_NAME": _ENGINE},
+    "tunix.utils.math_rewards": {"RewardOutput": _AGENTS},
+    "tunix.utils.math_utils": dict.fromkeys(
+        ("are_equal_under_sympy", "count_unknown_letters_in_expr", "should_allow_eval"),
+        "write grade_answer_sympy, which asks all of it",
+    ),
     "tunix.utils.script_utils": {
         "get_dataset": "give data_path, or read with tunix.data.questions",
         "get_train_and_eval_datasets": "give data_path and eval_data_path",

@@ -18,6 +18,7 @@ from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import config as config_lib
 from tunix.ops import attention, norm
 from tunix.ops import dot as dot_lib
+from tunix.utils import reference_names
 
 SigLIPConfig = vision_config.SigLIPConfig
 
@@ -207,3 +208,6 @@ def _freeze(module: nnx.Module) -> None:
                     variable[...], logical_axes=variable.get_metadata("logical_axes")
                 )
                 setattr(part, name, frozen)
+
+
+__getattr__ = reference_names.hints(__name__)
