@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -92,13 +93,15 @@ def make_job(
     return job, rows
 
 
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
 class Scorer:
-    """Rewards replies with the task's own function, and remembers the curve."""
+    """Rewards replies whose first number is right and which ended, and remembers the curve."""
 
     def __init__(self, job: dict[str, Any], rows: Sequence[dict[str, Any]]):
         self._rows = rows
         self._size, self._group = job["batch_size"], job["num_generations"]
-        self._reward_fn = tasks.TASKS[TASK].reward_fn
         self.curve: dict[str, list[float]] = {"reward": [], "length": [], "ended": []}
         self.first_replies: list[str] = []
 
@@ -112,11 +115,11 @@ class Scorer:
         expected = [row for row in range(start, start + self._size) for _ in range(self._group)]
         if replies["rows"] != expected:
             raise ValueError(f"replies are to questions {replies['rows']}, expected {expected}")
-        rewards = self._reward_fn(
-            replies["completions"],
-            answer=[self._rows[row]["answer"] for row in expected],
-            finish_reasons=["stop" if ended else "length" for ended in replies["ended"]],
-        )
+        given = zip(replies["completions"], expected, replies["ended"], strict=True)
+        rewards = [
+            float(bool(ended) and _NUMBER.findall(text)[:1] == [str(self._rows[row]["answer"])])
+            for text, row, ended in given
+        ]
         for name, values in (
             ("reward", rewards),
             ("length", replies["lengths"]),

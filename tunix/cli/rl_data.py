@@ -64,7 +64,7 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
     reward_fns: list[rewards.RewardFn] = (
         reward_loading.load_reward_functions(run.reward_functions, columns=columns)
         if run.task is None
-        else [tasks.TASKS[run.task].reward_fn]
+        else [*tasks.TASKS[run.task].reward_fns]
     )
     eval_batch, reports = None, [account]
     if held_out is not None:

@@ -34,7 +34,9 @@ def questions() -> list[task.Question]:
     ]
 
 
-def reward(completions: list[str], answer: list[str], finish_reasons: list[str]) -> list[float]:
+def just_the_letter(
+    completions: list[str], answer: list[str], finish_reasons: list[str]
+) -> list[float]:
     """Return 1 where the reply is the letter, in any case and punctuation, and ended by itself."""
     right = [
         "".join(c for c in reply if c.isalnum()).lower() == wanted
@@ -43,6 +45,23 @@ def reward(completions: list[str], answer: list[str], finish_reasons: list[str])
     return task.reward_where(right, finish_reasons)
 
 
+def nearness(completions: list[str], answer: list[str], finish_reasons: list[str]) -> list[float]:
+    """Return the mean, over the words of a reply, of how near each is to the letter.
+
+    A word that begins with it is 1 / letters, another 0. Nothing but the letter is 1.
+    """
+    return task.mean_over_words(completions, answer, finish_reasons, _nearness)
+
+
+def _nearness(word: str, wanted: str) -> float:
+    letters = "".join(c for c in word if c.isalnum()).lower()
+    return 1.0 / len(letters) if letters.startswith(wanted) else 0.0
+
+
 FIRST_LETTER = task.Task(
-    name="first_letter", questions=questions, reward_fn=reward, max_tokens_to_generate=20
+    name="first_letter",
+    questions=questions,
+    reward_fn=just_the_letter,
+    guide_fn=nearness,
+    max_tokens_to_generate=20,
 )

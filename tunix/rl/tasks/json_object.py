@@ -27,7 +27,7 @@ def questions() -> list[task.Question]:
     ]
 
 
-def reward(
+def just_the_object(
     completions: list[str], answer: list[dict[str, Any]], finish_reasons: list[str]
 ) -> list[float]:
     """Return 1 where the whole reply parses to the answer and ended by itself."""
@@ -43,5 +43,5 @@ def _parses_to(reply: str, wanted: dict[str, Any]) -> bool:
 
 
 JSON_OBJECT = task.Task(
-    name="json_object", questions=questions, reward_fn=reward, max_tokens_to_generate=32
+    name="json_object", questions=questions, reward_fn=just_the_object, max_tokens_to_generate=32
 )

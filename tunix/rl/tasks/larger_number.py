@@ -1,10 +1,6 @@
 """Which of two two-digit numbers is larger: 8,010 questions."""
 
-import re
-
-from tunix.rl.tasks import task
-
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+from tunix.rl.tasks import numbers, task
 
 
 def questions() -> list[task.Question]:
@@ -22,16 +18,18 @@ def questions() -> list[task.Question]:
     ]
 
 
-def reward(completions: list[str], answer: list[int], finish_reasons: list[str]) -> list[float]:
-    """Return 1 where the first number is the answer and the reply ended by itself."""
-    first = [NUMBER.search(reply) for reply in completions]
-    right = [
-        found is not None and float(found[0]) == wanted
-        for found, wanted in zip(first, answer, strict=True)
-    ]
+def just_the_number(
+    completions: list[str], answer: list[int], finish_reasons: list[str]
+) -> list[float]:
+    """Return 1 where the reply is the number and nothing else, and ended by itself."""
+    right = [numbers.is_just(reply, n) for reply, n in zip(completions, answer, strict=True)]
     return task.reward_where(right, finish_reasons)
 
 
 LARGER_NUMBER = task.Task(
-    name="larger_number", questions=questions, reward_fn=reward, max_tokens_to_generate=20
+    name="larger_number",
+    questions=questions,
+    reward_fn=just_the_number,
+    guide_fn=numbers.nearness,
+    max_tokens_to_generate=20,
 )

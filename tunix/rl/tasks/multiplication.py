@@ -1,10 +1,6 @@
 """Products of two one-digit numbers: 64 questions."""
 
-import re
-
-from tunix.rl.tasks import task
-
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+from tunix.rl.tasks import numbers, task
 
 
 def questions() -> list[task.Question]:
@@ -20,16 +16,18 @@ def questions() -> list[task.Question]:
     ]
 
 
-def reward(completions: list[str], answer: list[int], finish_reasons: list[str]) -> list[float]:
-    """Return 1 where the last number is the answer and the reply ended by itself."""
-    numbers = [NUMBER.findall(reply) for reply in completions]
-    right = [
-        bool(found) and float(found[-1]) == wanted
-        for found, wanted in zip(numbers, answer, strict=True)
-    ]
+def just_the_product(
+    completions: list[str], answer: list[int], finish_reasons: list[str]
+) -> list[float]:
+    """Return 1 where the reply is the number and nothing else, and ended by itself."""
+    right = [numbers.is_just(reply, n) for reply, n in zip(completions, answer, strict=True)]
     return task.reward_where(right, finish_reasons)
 
 
 MULTIPLICATION = task.Task(
-    name="multiplication", questions=questions, reward_fn=reward, max_tokens_to_generate=20
+    name="multiplication",
+    questions=questions,
+    reward_fn=just_the_product,
+    guide_fn=numbers.nearness,
+    max_tokens_to_generate=20,
 )

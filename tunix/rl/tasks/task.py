@@ -24,17 +24,28 @@ class Question:
         return {"prompts": [{"role": "user", "content": self.text}], "answer": self.answer}
 
 
+RewardFn = Callable[..., list[float]]
+"""``fn(completions, answer, finish_reasons) -> list[float]``."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """Questions and the reward of a reply."""
+    """Questions and the rewards of a reply."""
 
     name: str
     questions: Callable[[], Sequence[Question]]
     """All questions, always in the same order."""
-    reward_fn: Callable[..., list[float]]
-    """``fn(completions, answer, finish_reasons) -> list[float]``."""
+    reward_fn: RewardFn
+    """1 for what the question asks for, else 0."""
+    guide_fn: RewardFn | None = None
+    """What leads there, where an untrained model is hardly ever rewarded: how near it is."""
     max_tokens_to_generate: int
     """Enough for a right reply of a model that chats a little."""
+
+    @property
+    def reward_fns(self) -> list[RewardFn]:
+        """Everything that rewards a reply, first what is asked for."""
+        return [self.reward_fn, *([] if self.guide_fn is None else [self.guide_fn])]
 
     def split(self, *, seed: int, held_out: int) -> tuple[list[Row], list[Row]]:
         """Return shuffled rows for training and at least ``held_out`` rows nobody trains on.
@@ -67,3 +78,24 @@ def reward_where(right: Sequence[bool], finish_reasons: Sequence[str]) -> list[f
         1.0 if is_right and reason == "stop" else 0.0
         for is_right, reason in zip(right, finish_reasons, strict=True)
     ]
+
+
+def mean_over_words(
+    completions: Sequence[str],
+    answers: Sequence[Any],
+    finish_reasons: Sequence[str],
+    worth: Callable[[str, Any], float],
+) -> list[float]:
+    """Return the mean worth of the words of a reply that ended by itself, else 0.
+
+    Args:
+        completions: The replies.
+        answers: The right ones.
+        finish_reasons: Why each ended.
+        worth: ``worth(word, answer)``, 1 if the word is the answer.
+    """
+    found = []
+    for reply, answer, reason in zip(completions, answers, finish_reasons, strict=True):
+        words = reply.split() if reason == "stop" else []
+        found.append(sum(worth(word, answer) for word in words) / max(1, len(words)))
+    return found
