@@ -114,6 +114,13 @@ def test_blocks_are_joined_per_sample_and_results_come_in_request_order():
     assert third.finish_reason == "length"
 
 
+def test_a_reply_stopped_itself_if_its_last_token_is_a_stop_token():
+    plan = plan_of(3, 3, slots=2, stop_token_ids=(2, 11))
+    prefill_and_place(plan)
+    report(plan, [3, 3], [False, False])  # 0, 1, 2 and 10, 11, 12
+    assert [done.finish_reason for done in plan.completions] == ["stop", "length"]
+
+
 def test_a_slot_carries_the_settings_of_its_sample():
     plan = plan_of(3, top_k=7, min_p=0.1, stop_token_ids=(4, 9), temperature=0.5)
     idle = plan.settings

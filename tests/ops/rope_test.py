@@ -112,6 +112,10 @@ def test_llama3_by_hand():
             [1, 1, 1, 1 - np.log10(9) / np.log10(18)],
             id="borders as they are",
         ),
+        # 400 and 50 times: channels 0.40 and 1.30.
+        pytest.param(
+            {"beta_fast": 400.0, "beta_slow": 50.0}, [1, 0.5, 0, 0], id="stretched fully behind"
+        ),
         pytest.param({"beta_fast": 1e5}, [1, 0.75, 0.5, 0.25], id="no channel before the first"),
         pytest.param(
             {"beta_fast": 1e5, "beta_slow": 1e-6},
@@ -151,6 +155,15 @@ def test_what_rotated_queries_and_keys_are_multiplied_with(settings, magnitude):
     angles = 3 * rope.rope_frequencies(4, 100.0, scaling)
     np.testing.assert_allclose(found.sin[0, :, 0], [[0, 0], magnitude * np.sin(angles)], rtol=1e-5)
     np.testing.assert_allclose(found.cos[0, :, 0], magnitude * np.cos([[0, 0], angles]), rtol=1e-5)
+
+
+def test_what_is_not_given_is_as_published():
+    # Llama 3.1 and the paper of yarn; the length is that of Llama 3's first training.
+    scaling = rope.RopeScaling(kind="yarn", factor=2.0)
+    assert scaling.original_max_position == 8192
+    assert (scaling.low_freq_factor, scaling.high_freq_factor) == (1.0, 4.0)
+    assert (scaling.beta_fast, scaling.beta_slow) == (32.0, 1.0)
+    assert (scaling.attention_factor, scaling.truncate) == (None, True)
 
 
 def test_without_scaling_a_rotation_turns_by_the_plain_frequencies():

@@ -132,10 +132,16 @@ def test_a_row_grows_for_a_completion_that_fits_no_row():
 
 @pytest.mark.parametrize("builder", [packing.pack_groups, packing.pad_rows])
 def test_no_groups_make_one_empty_row(builder):
-    layout = builder([], num_sequences=2, max_completion_length=3, row_length=16)
-    assert layout.tokens.shape == (1, 16)
+    layout = builder([], num_sequences=2, max_completion_length=3, row_length=64)
+    assert (layout.tokens.shape, layout.targets.shape) == ((1, 64), (16,))
     assert not layout.segment_ids.any()
     np.testing.assert_array_equal(layout.slot, np.full((2, 3), len(layout.targets)))
+
+
+def test_a_reply_without_a_place_is_an_error():
+    groups = [packing.PackGroup(prompt=np.ones(1, int), completions=[np.ones(2, int)], indices=[])]
+    with pytest.raises(ValueError, match="shorter"):
+        packing.pad_rows(groups, num_sequences=1, max_completion_length=2, row_length=16)
 
 
 def test_an_empty_prompt_is_an_error():
@@ -204,9 +210,12 @@ def test_buckets_grow_by_a_half_and_a_third(n, expected):
     [
         pytest.param((64, 20, 8), 448, id="two groups of 216 tokens, rounded to 224, per row"),
         pytest.param((64, 200, 8), 512, id="part of a group of 1656 tokens"),
+        pytest.param((64, 25, 8), 512, id="two groups of exactly 256 tokens"),
         pytest.param((100, 50, 5), 352, id="one group of 345 tokens"),
         pytest.param((120, 50, 8), 512, id="one group of exactly 512 tokens"),
         pytest.param((900, 200, 8), 1104, id="one prompt with one completion"),
+        pytest.param((905, 200, 8), 1104, id="of exactly 1104 tokens"),
+        pytest.param((906, 200, 8), 1120, id="and of one more"),
     ],
 )
 def test_row_length_follows_from_the_settings(settings_, expected):

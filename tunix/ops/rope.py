@@ -106,7 +106,7 @@ def rotation(
         frequencies = rope_frequencies(head_dim, theta, scaling)
     sin, cos = rope_angles(positions, frequencies)
     magnitude = 1.0 if scaling is None else scaling.magnitude
-    return Rotation(sin, cos) if magnitude == 1.0 else Rotation(sin * magnitude, cos * magnitude)
+    return Rotation(sin * magnitude, cos * magnitude)
 
 
 def rope_frequencies(
