@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tunix.rl.reward_fns import sandbox, sandbox_directory
+from tunix.rl.reward_fns import sandbox, sandbox_command, sandbox_directory
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -243,6 +243,12 @@ def test_a_program_does_not_run_with_less_than_was_found_before(leave_out, step)
     with pytest.raises(sandbox.SandboxError, match=r"did not come about: expected Land") as raised:
         sandbox.run_python(sign, limits=QUICK)
     assert "ran" not in str(raised.value)
+
+
+def test_a_bwrap_that_does_not_work_is_done_without(fresh, monkeypatch):
+    monkeypatch.setattr(sandbox_command, "bwrap", lambda: "/bin/false")
+    assert not sandbox.protection().bwrap
+    assert sandbox.run_python("print(1)", limits=QUICK).stdout == "1\n"
 
 
 def test_a_program_that_ends_like_the_sandbox_does_is_no_fault_of_the_sandbox():
