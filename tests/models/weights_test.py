@@ -252,3 +252,12 @@ def test_more_experts_than_tensors_are_one_sentence():
     config = dataclasses.replace(TINY, num_experts=10_000, num_experts_per_tok=1)
     found = problems_of(config, checkpoint(TINY), qwen3_params.WEIGHTS)
     assert "3 layers of 10000 experts, and the checkpoint has 30 tensors" in found[0]
+
+
+def test_a_long_list_is_cut_in_the_message_and_whole_in_the_error():
+    problems = [f"tensor {i}" for i in range(60)]
+    error = weight_table.WeightsError("no fit", problems)
+    assert len(error.problems) == 60
+    assert str(error).splitlines()[1:] == [*(f"  - {p}" for p in problems[:50]), "  - and 10 more"]
+    (line,) = weight_table.collapsed([f"layers.{i}.w" for i in range(60)])
+    assert line.endswith("48, 49 and 10 more")

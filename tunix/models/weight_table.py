@@ -11,6 +11,9 @@ from typing import Protocol
 import numpy as np
 
 
+_MOST_SHOWN = 50
+
+
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """``hf`` and ``ours`` name the same tensor; ``layout`` turns the first into the second.
@@ -61,8 +64,11 @@ class WeightsError(ValueError):
         super().__init__(headline, self.problems)  # args as passed, so that the error pickles
 
     def __str__(self) -> str:
-        """Return one line per problem."""
-        return f"{self.headline}:" + "".join(f"\n  - {p}" for p in self.problems)
+        """Return one line per problem, of more than a screen the first."""
+        shown = [*self.problems[:_MOST_SHOWN]]
+        if (more := len(self.problems) - len(shown)) > 0:
+            shown.append(f"and {more} more")
+        return f"{self.headline}:" + "".join(f"\n  - {p}" for p in shown)
 
 
 def misfit(source: TensorSource, problems: Iterable[str]) -> WeightsError:
@@ -163,7 +169,9 @@ def collapsed(texts: Iterable[str]) -> list[str]:
         groups.setdefault(pattern, []).append((text, match.group() if match else ""))
     lines = []
     for pattern, members in groups.items():
-        layers = ", ".join(layer for _, layer in members)
+        layers = ", ".join(layer for _, layer in members[:_MOST_SHOWN])
+        if len(members) > _MOST_SHOWN:
+            layers += f" and {len(members) - _MOST_SHOWN} more"
         lines.append(members[0][0] if len(members) == 1 else f"{pattern} for i in {layers}")
     return lines
 
