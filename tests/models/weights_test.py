@@ -61,10 +61,10 @@ def load(config, source, table=params.WEIGHTS, **options):
     return weights.load_model(llama3.Llama3, config, table, source, **options)
 
 
-def problems_of(config, source, table=params.WEIGHTS):
+def problems_of(config, source, table=params.WEIGHTS, headline="does not fit the model"):
     with pytest.raises(weight_table.WeightsError) as error:
         load(config, source, table)
-    assert str(error.value).startswith("the checkpoint does not fit the model:")
+    assert str(error.value).startswith(f"the checkpoint {headline}:")
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
     return error.value.problems
 
@@ -222,7 +222,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value, config):
     for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.weight"):
         source.arrays[name] = source.arrays[name].copy()
         source.arrays[name].flat[-1] = value
-    problems = problems_of(config, source)
+    problems = problems_of(config, source, headline="cannot be used")
     assert set(problems[:-1]) == {
         "checkpoint tensor model.norm.weight holds NaN or infinite numbers",
         "checkpoint tensor model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers",
@@ -234,7 +234,8 @@ def test_weights_that_overflow_in_the_dtype_of_the_model_are_refused():
     source = checkpoint(TINY)
     source.arrays["model.norm.weight"] = np.full(8, 3.4e38, np.float32)
     assert float(load(TINY, source).norm.scale[...][0]) == np.float32(3.4e38)
-    found = problems_of(dataclasses.replace(TINY, param_dtype="bfloat16"), source)
+    config = dataclasses.replace(TINY, param_dtype="bfloat16")
+    found = problems_of(config, source, headline="cannot be used")
     assert "model.norm.weight holds NaN or infinite numbers" in found[0]
 
 

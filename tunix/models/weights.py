@@ -75,7 +75,8 @@ def load_model(
         problems += _non_finite(array, slots[name])
         filled[name] = jax.device_put(array, where[name])
     if problems:
-        raise weight_table.misfit(source, [*weight_table.collapsed(problems), NON_FINITE_REMEDY])
+        listed = [*weight_table.collapsed(problems), NON_FINITE_REMEDY]
+        raise weight_table.WeightsError(f"{source.where} cannot be used", listed)
     for row in copies:
         _check_copy(row, filled, source)
     loaded = [(path, leaf.replace(filled[name])) for path, name, leaf in variables]
