@@ -289,3 +289,24 @@ def test_the_report_shows_what_was_measured_on_held_out_rows(job):
     assert "<h2>Held-out data</h2>" in page
     assert f'<td>loss</td><td class="n" data-v="{before}">{before:.4g}</td>' in page
     assert f'data-v="{after}">{after:.4g}</td>' in page
+
+
+def test_held_out_data_that_was_edited_between_two_starts_is_refused(job, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"
+    text = (tmp_path / "chat.jsonl").read_text()
+    held_out.write_text(text)
+    settings = ("train_fraction=1.0", f"eval_data_path={held_out}", "num_train_epochs=2")
+    job(*settings, "training_config.max_steps=2", name="part")
+    held_out.write_text(text.replace("h.", "i."))
+    with pytest.raises(ValueError, match="cannot resume the run on its held-out data"):
+        job(*settings, name="part")
+    held_out.write_text(text)
+    job(*settings, name="part")
+
+
+def test_training_data_that_was_edited_between_two_starts_is_refused(job, tmp_path):
+    data = tmp_path / "chat.jsonl"
+    job("training_config.max_steps=2", "num_train_epochs=2", name="part")
+    data.write_text(data.read_text().replace("a?", "z?"))
+    with pytest.raises(ValueError, match="the content of its rows has changed"):
+        job("num_train_epochs=2", name="part")

@@ -4,13 +4,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from tunix.data import fingerprint
 from tunix.sft import run_directory
 
 FILE = "baseline.json"
+_DATA = "data"
 
 
 def measured_once(
-    directory: run_directory.RunDirectory, measure: Callable[[], dict[str, Any]], *, step: int
+    directory: run_directory.RunDirectory,
+    measure: Callable[[], dict[str, Any]],
+    *,
+    step: int,
+    content: int | None,
 ) -> dict[str, Any] | None:
     """Return what ``measure`` says of the untrained model.
 
@@ -18,13 +24,20 @@ def measured_once(
         directory: The run, whose file of the first start is read if there is one.
         measure: Returns something that JSON can hold; called at step 0 only.
         step: Steps trained so far.
+        content: Fingerprint of what is measured on.
 
     Returns:
         The measurement, or None if the run has begun and the file is gone.
+
+    Raises:
+        ValueError: If the run has begun and was measured on other data.
     """
     path = directory.path / FILE
     if step == 0:
-        path.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")
+        found = measure() | {_DATA: {fingerprint.KEY: content}}
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     elif not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    fingerprint.require_same(found.pop(_DATA, {}), content, "the run on its held-out data")
+    return found

@@ -17,6 +17,7 @@ from tunix.cli import (
     role_meshes,
     run_settings,
 )
+from tunix.data import fingerprint
 from tunix.rl import evaluation, memory, rl_cluster, rl_learner
 from tunix.sft import memory_estimate, plots, run_directory
 
@@ -97,6 +98,7 @@ def _train_and_measure(
         directory,
         lambda: measure(learner, eval_ds, run.evaluation),
         step=learner.rl_cluster.actor_trainer.train_steps,
+        content=fingerprint.of_row(data.eval_batch),
     )
     learner.train(data.train_ds, eval_ds)
     return before, measure(learner, eval_ds, run.evaluation)

@@ -112,7 +112,10 @@ def train(
         before = after = None
         if eval_ds is not None:
             before = baseline.measured_once(
-                directory, lambda: trainer.evaluate(eval_ds), step=trainer.train_steps
+                directory,
+                lambda: trainer.evaluate(eval_ds),
+                step=trainer.train_steps,
+                content=getattr(eval_ds, "content", None),
             )
             if before is not None:
                 _require_finite(before, "before training")

@@ -1,6 +1,8 @@
 """Turns rows into training examples one by one, and keeps account of every one of them."""
 
-from tunix.data import formats, report, sft_config, sources, tokenize
+import dataclasses
+
+from tunix.data import fingerprint, formats, report, sft_config, sources, tokenize
 from tunix.data import translation as translation_lib
 
 
@@ -23,7 +25,7 @@ class ExampleReader:
         Raises:
             DataError: If the first row has the columns of no format.
         """
-        settings = self._settings
+        settings, checksum = self._settings, fingerprint.of_row(row.values)
         if settings.translation is not None:
             pair = translation_lib.as_row(row, settings.translation)
             if isinstance(pair, str):
@@ -43,6 +45,7 @@ class ExampleReader:
         except ValueError as error:
             problems.append(f"{where}: {error}")
             return None
+        example = dataclasses.replace(example, checksum=checksum)
         return self._fit(example, row.where, where, problems)
 
     def _fit(

@@ -11,6 +11,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Int
 
+from tunix.data import fingerprint
+
 ExampleT = TypeVar("ExampleT")
 BatchT = TypeVar("BatchT")
 LastBatch = Literal["drop", "keep"]
@@ -34,6 +36,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
         last_batch: LastBatch,
         group: GroupFn | None = None,
         order: OrderFn | None = None,
+        content: int | None = None,
     ):
         """Start before the first batch.
 
@@ -46,6 +49,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
             last_batch: What happens to an epoch's last batch if it is short.
             group: Which examples share a row; one each by default.
             order: Which examples an epoch has; by default each once, shuffled by the seed.
+            content: Fingerprint of what the examples were made of, see ``fingerprint``.
 
         Raises:
             ValueError: If there is no batch to give, or an argument is out of range.
@@ -54,6 +58,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
         self.shuffle_seed, self.num_epochs = shuffle_seed, num_epochs
         self._collate, self._last_batch = collate, last_batch
         self._group, self._order = group, order or self._every_example_once
+        self._content = content
         if problems := list(self._problems()):
             raise ValueError("cannot iterate: " + "; ".join(problems))
         self._epoch = self._batch = 0
@@ -92,9 +97,14 @@ class BatchIterator(Generic[ExampleT, BatchT]):
             raise TypeError("an iterator without num_epochs has no length")
         return sum(len(self._plan_epoch(epoch)) for epoch in range(self.num_epochs))
 
-    def get_state(self) -> dict[str, int]:
+    def get_state(self) -> dict[str, int | None]:
         """Return the position: what ``set_state`` needs to continue with the next batch."""
-        return {"epoch": self._epoch, "batch": self._batch, "fingerprint": self._fingerprint}
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "fingerprint": self._fingerprint,
+            fingerprint.KEY: self._content,
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``get_state`` was called.
@@ -107,6 +117,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
                 "cannot resume the data: the saved position belongs to other data or settings "
                 "(rows, order, lengths, shuffle seed or batch size); restore those, or start anew"
             )
+        fingerprint.require_same(state, self._content, "the data")
         self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
         self._plan = [] if self._finished else self._plan_epoch(self._epoch)
 
@@ -170,9 +181,13 @@ class BatchSettings(Protocol):
 class Batches(Generic[BatchT]):
     """The same batches again at every ``iter()``, for evaluation and plain loops."""
 
-    def __init__(self, make_iterator: Callable[[], BatchIterator[Any, BatchT]]):
+    def __init__(
+        self, make_iterator: Callable[[], BatchIterator[Any, BatchT]], content: int | None = None
+    ):
         """Hold on to what makes a fresh iterator."""
         self._make = make_iterator
+        self.content = content
+        """Fingerprint of what the examples were made of."""
 
     @classmethod
     def of(
@@ -183,6 +198,7 @@ class Batches(Generic[BatchT]):
         *,
         group: GroupFn | None = None,
         order: OrderFn | None = None,
+        content: int | None = None,
     ) -> "Batches[BatchT]":
         """Return the batches that ``settings`` describe; see :class:`BatchIterator`."""
         return cls(
@@ -195,7 +211,9 @@ class Batches(Generic[BatchT]):
                 last_batch=settings.last_batch,
                 group=group,
                 order=order,
-            )
+                content=content,
+            ),
+            content,
         )
 
     def __iter__(self) -> BatchIterator[Any, BatchT]:

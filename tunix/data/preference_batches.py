@@ -7,6 +7,7 @@ import numpy as np
 
 from tunix.data import (
     batching,
+    fingerprint,
     iterators,
     packing,
     preference_batching,
@@ -118,4 +119,5 @@ def _batches(
 ) -> iterators.Batches[Any]:
     pack = packing.packer(room.sizes, capacity=room.capacity, window=settings.packing_window)
     group = pack if settings.packing else None
-    return iterators.Batches.of(examples, settings, collate, group=group)
+    content = fingerprint.combined(example.checksum for example in examples)
+    return iterators.Batches.of(examples, settings, collate, group=group, content=content)

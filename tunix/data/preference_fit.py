@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from tunix.data import errors, preference_config, preference_tokens, report, sources
+from tunix.data import errors, fingerprint, preference_config, preference_tokens, report, sources
 
 ExampleT = TypeVar("ExampleT", preference_tokens.TokenizedPair, preference_tokens.TokenizedRating)
 
@@ -82,7 +82,8 @@ class Fit(Generic[ExampleT]):
         account.longest = max(account.longest, size)
         if not np.isin(answers[0].tokens[answers[0].mask], self._eos_ids).any():
             account.never_stop.append(row.where)
-        self._kept.append(example)
+        checksum = fingerprint.of_row(row.values)
+        self._kept.append(dataclasses.replace(example, checksum=checksum))
 
     def dataset(self) -> PreferenceDataset[ExampleT]:
         """Return what was kept.

@@ -49,6 +49,8 @@ class TokenizedPair:
     margin: float = 0.0
     ref_logps: RefLogps | None = None
     """Of the chosen and the rejected answer."""
+    checksum: int = 0
+    """Of the row it was made of, see ``fingerprint``."""
 
     @property
     def answers(self) -> tuple[Answer, Answer]:
@@ -67,6 +69,8 @@ class TokenizedRating:
     """An answer to another prompt, from which KTO estimates how far the policy has moved."""
     ref_logps: RefLogps | None = None
     """Of the answer and of the foreign one."""
+    checksum: int = 0
+    """Of the row it was made of, see ``fingerprint``."""
 
     @property
     def answers(self) -> tuple[Answer, ...]:

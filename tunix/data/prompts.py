@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from tunix.data import errors, formats, iterators, report, sources
+from tunix.data import errors, fingerprint, formats, iterators, report, sources
 from tunix.data import messages as messages_lib
 from tunix.utils import config
 
@@ -128,7 +128,8 @@ def batches_of(
     rows: Sequence[Mapping[str, Any]], settings: PromptDataConfig
 ) -> iterators.Batches[PromptBatch]:
     """Return the batches of what :func:`load_rows` returned."""
-    return iterators.Batches.of(rows, settings, _collate)
+    content = fingerprint.combined(map(fingerprint.of_row, rows))
+    return iterators.Batches.of(rows, settings, _collate, content=content)
 
 
 def load_rows(

@@ -11,6 +11,7 @@ from tunix.data import (
     batching,
     errors,
     example_reader,
+    fingerprint,
     iterators,
     mixing,
     packing,
@@ -85,7 +86,10 @@ def make_batches(
         window=settings.packing_window,
     )
     group = pack if settings.packing else None
-    return iterators.Batches.of(examples, settings, lay_out, group=group, order=order)
+    content = fingerprint.combined(example.checksum for example in examples)
+    return iterators.Batches.of(
+        examples, settings, lay_out, group=group, order=order, content=content
+    )
 
 
 def batch_layout(

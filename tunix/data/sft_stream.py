@@ -19,6 +19,7 @@ from tunix.data import (
     batching,
     errors,
     example_reader,
+    fingerprint,
     packing,
     report,
     sft_config,
@@ -89,6 +90,8 @@ class _Place:
     """Rows passed over."""
     carried: list[int] = dataclasses.field(default_factory=list)
     """Their numbers among all rows."""
+    content: int | None = None
+    """Fingerprint of the rows passed over; ``None`` if an older version saved the place."""
 
 
 class StreamIterator(Iterator[batching.Batch]):
@@ -132,13 +135,14 @@ class StreamIterator(Iterator[batching.Batch]):
             **dataclasses.asdict(self._start),
             "batch": self._given,
             "fingerprint": self._fingerprint,
+            "window_content": None if self._reader is None else self._reader.place().content,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``get_state`` was called; reads the source up to there.
 
         Raises:
-            ValueError: If the state belongs to other settings or there are fewer rows now.
+            ValueError: If the state belongs to other settings, or rows are missing or changed.
         """
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
@@ -146,7 +150,9 @@ class StreamIterator(Iterator[batching.Batch]):
                 "those, or start anew"
             )
         self._epoch, self._given = state["epoch"], state["batch"]
-        self._start = _Place(state["window"], state["rows"], list(state["carried"]))
+        self._start = _Place(
+            state["window"], state["rows"], list(state["carried"]), state.get("content")
+        )
         self._reader, self._batches = None, []
         last = self._stream.settings.num_epochs
         if last is None or self._epoch < last:
@@ -154,6 +160,8 @@ class StreamIterator(Iterator[batching.Batch]):
             self._reader.go_to(self._start)
             if self._given:
                 self._batches = self._reader.next_window()
+                behind = {fingerprint.KEY: state.get("window_content")}
+                fingerprint.require_same(behind, self._reader.place().content, "the stream")
 
 
 class _Epoch:
@@ -166,13 +174,14 @@ class _Epoch:
         self._examples = example_reader.ExampleReader(
             stream.tokenizer, stream.settings, account or report.DataReport()
         )
-        self._window = self._passed = 0
+        self._window = self._passed = self._content = 0
         self._carried: list[_Numbered] = []
         self.is_finished = False
 
     def place(self) -> _Place:
         """Return where this pass stands, between two windows."""
-        return _Place(self._window, self._passed, [number for number, _ in self._carried])
+        carried = [number for number, _ in self._carried]
+        return _Place(self._window, self._passed, carried, self._content)
 
     def go_to(self, place: _Place) -> None:
         """Pass over rows up to ``place``, keeping those that it carries."""
@@ -187,6 +196,7 @@ class _Epoch:
                 )
             if example is not None:
                 kept[example[0]] = example
+        fingerprint.require_same(dataclasses.asdict(place), self._content, "the stream")
         self._window = place.window
         self._carried = [kept[number] for number in place.carried]
 
@@ -221,6 +231,8 @@ class _Epoch:
             self.is_finished = True
             return None
         self._passed += 1
+        if isinstance(row, sources.Row):
+            self._content = fingerprint.combined([fingerprint.of_row(row.values)], self._content)
         if only is not None and number not in only:
             return None
         if isinstance(row, str):

@@ -82,6 +82,8 @@ class TokenizedExample:
     """int32."""
     loss_weights: Float[np.ndarray, " T"]
     """float32; entry t weighs the prediction of token t, so entry 0 is 0."""
+    checksum: int = 0
+    """Of the row it was made of, see ``fingerprint``."""
 
     @property
     def trained_tokens(self) -> int:
@@ -90,7 +92,9 @@ class TokenizedExample:
 
     def first(self, length: int) -> "TokenizedExample":
         """Return the first ``length`` tokens."""
-        return TokenizedExample(self.tokens[:length], self.loss_weights[:length])
+        return dataclasses.replace(
+            self, tokens=self.tokens[:length], loss_weights=self.loss_weights[:length]
+        )
 
     def last(self, length: int, *, keep: int = 0) -> "TokenizedExample":
         """Return the last ``length`` tokens; the first ``keep`` of them stay the first.
@@ -100,7 +104,8 @@ class TokenizedExample:
         cut = len(self.tokens) - (length - keep)
         weights = np.concatenate([self.loss_weights[:keep], self.loss_weights[cut:]])
         weights[keep] = 0.0
-        return TokenizedExample(np.concatenate([self.tokens[:keep], self.tokens[cut:]]), weights)
+        tokens = np.concatenate([self.tokens[:keep], self.tokens[cut:]])
+        return dataclasses.replace(self, tokens=tokens, loss_weights=weights)
 
 
 def tokenize(

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from tunix.data import fingerprint
 from tunix.rl import prompt_batch, trajectory
 from tunix.utils import config as config_lib
 
@@ -92,6 +93,7 @@ class Curriculum:
         self._draws = 0
         # Recognises, at resume, data under which the rates belong to other prompts.
         self._fingerprint = zlib.crc32(repr([row[prompt_batch.PROMPTS] for row in rows]).encode())
+        self._content = fingerprint.combined(map(fingerprint.of_row, rows))
 
     def __iter__(self) -> "Curriculum":
         """Return the curriculum itself, wherever it stands."""
@@ -150,7 +152,12 @@ class Curriculum:
     def get_state(self) -> dict[str, Any]:
         """Return position and rates: what ``set_state`` needs to continue."""
         rates = {str(i): rate for i, rate in sorted(self._rates.items())}
-        return {"draws": self._draws, "rates": rates, "fingerprint": self._fingerprint}
+        return {
+            "draws": self._draws,
+            "rates": rates,
+            "fingerprint": self._fingerprint,
+            fingerprint.KEY: self._content,
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``get_state`` was called.
@@ -163,5 +170,6 @@ class Curriculum:
                 "cannot resume the curriculum: the saved rates belong to other prompts or another "
                 "order of them; restore the data, or start anew"
             )
+        fingerprint.require_same(state, self._content, "the curriculum")
         self._draws = int(state["draws"])
         self._rates = {int(i): float(rate) for i, rate in state["rates"].items()}
