@@ -63,8 +63,8 @@ TINY = dataclasses.replace(
 EXPERTS = dataclasses.replace(TINY, num_experts=4, num_experts_per_tok=2, weight_tying=False)
 SIZES: Mapping[str, llama3.ModelConfig] = {"tiny": TINY, "experts": EXPERTS, "135m": BIG}
 TOLERANCES: Mapping[str, Mapping[str, float]] = {
-    "exact": {"value": 1e-4, "change": 1e-3, "logps": 1e-3, "frequency": 0.14},
-    "fast": {"value": 3e-2, "change": 1.5e-1, "logps": 3e-1, "frequency": 0.14},
+    "exact": {"value": 1e-4, "change": 1e-3, "logps": 2e-4, "frequency": 0.14},
+    "fast": {"value": 8e-2, "change": 3e-1, "logps": 3e-1, "frequency": 0.14},
 }
 """``value``: relative error of what a pass computes; ``change``: of how steps change weights;
 ``logps``: largest difference of a log-probability; ``frequency``: total variation between 8,192
@@ -133,7 +133,7 @@ def grpo(size: str, precision: str) -> Numbers:
     words = range(3, SIZES[size].vocab_size)
     config = tunix.ClusterConfig(
         training_config=tunix.RLTrainingConfig(
-            actor_optimizer=optax.sgd(1.0), eval_every_n_steps=10**9, max_steps=2
+            actor_optimizer=optax.sgd(0.1), eval_every_n_steps=10**9, max_steps=2
         ),
         rollout_config=tunix.RolloutConfig(max_tokens_to_generate=12, max_prompt_length=8),
         rollout_engine=functools.partial(mock_rollout.MockRollout, vocabulary=words),
@@ -141,7 +141,9 @@ def grpo(size: str, precision: str) -> Numbers:
     roles: Any = {"actor": actor, "reference": reference, "tokenizer": _IdsAsText()}
     cluster = tunix.RLCluster(**roles, cluster_config=config)
     prompts = [" ".join(map(str, row)) for row in token_rows(size, 2, 6)]
-    learner = tunix.GRPOLearner(cluster, tunix.GRPOConfig(num_generations=4, beta=0.05), even_share)
+    # The dual clip: ratios to draws that the policy did not make are exponentials of their noise.
+    settings = tunix.GRPOConfig(num_generations=4, beta=0.05, epsilon_c=3.0)
+    learner = tunix.GRPOLearner(cluster, settings, even_share)
     learner.train([{"prompts": prompts}] * 2)
     change = weights_of(cluster.actor_trainer.model) - before
     cluster.close()
