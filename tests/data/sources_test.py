@@ -191,3 +191,21 @@ def test_a_table_that_python_cannot_hold_is_named(tmp_path, table, problem):
         sources.read_rows(path)
     assert f"{path}: " in str(caught.value)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("trl-lib/tldr", "write hub:trl-lib/tldr"),
+        ("owner/name@test", "write hub:owner/name@test"),
+        ("data/train.jsonl", ""),
+        ("/data/train", ""),
+        ("a/b/c", ""),
+    ],
+)
+def test_what_looks_like_a_data_set_of_the_hub_is_told_how_to_write_it(address, hint):
+    with pytest.raises(errors.DataError) as caught:
+        sources.read_rows(address)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{address}: there is no such file; looked in ")
+    assert problem.partition("; of the hub, ")[2] == hint

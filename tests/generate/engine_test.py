@@ -268,3 +268,9 @@ def test_sizes_below_one_are_refused(model, small):
         engine.Engine(model, cache_size=0, prefill_tokens=-1)
     with pytest.raises(ValueError, match="at least 1: num_samples=0"):
         small.generate(prompts_of(3), params(), key=KEY, num_samples=0)
+
+
+@pytest.mark.parametrize("cache_size", [10**9, 2**31 - 1])
+def test_a_cache_that_no_memory_holds_is_refused_before_it_is_allocated(model, cache_size):
+    with pytest.raises(ValueError, match=rf"up to {cache_size:,} tokens .* holds .* GB"):
+        engine.Engine(model, cache_size=cache_size)

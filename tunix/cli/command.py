@@ -65,7 +65,7 @@ def parse(
     errors.hide(settings.hidden)
     try:
         run = structure.structure(
-            chosen, settings.values, notes=reference_keys.NOTES, source=settings.source
+            chosen, settings.values, notes=reference_keys.notes_for(chosen), source=settings.source
         )
     except config_lib.ConfigError as error:
         problems = [errors.without_hidden(problem) for problem in error.problems]

@@ -1,10 +1,13 @@
-"""What to tell users of google-tunix about keys of its YAML files that we do not read.
+"""What to tell users of google-tunix, TRL, PEFT and axolotl about keys of theirs that differ.
 
 A key that means something to them must never be ignored: the message says what
 to write instead, or that there is nothing of the kind.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping
 
 _NO_ENGINE_CHOICE = "the built-in engine is the only one; remove it"
 _ONE_MODEL = "one model_config serves every role; write it there"
@@ -52,6 +55,71 @@ _TRAINING = {
     "profiler_options.log_dir": _RUN_DIR,
 }
 
+_OPTIMIZER, _LOOP, _LORA = "optimizer_config", "training_config", "model_config.lora_config"
+_ROLLOUT = "rollout_config"
+_QUANTISED = f"write {_LORA}.weight_qtype: nf4 (QLoRA) or int8"
+
+_ELSEWHERE = {
+    "adam_beta1": f"write {_OPTIMIZER}.b1",
+    "adam_beta2": f"write {_OPTIMIZER}.b2",
+    "adam_epsilon": f"write {_OPTIMIZER}.eps",
+    "adapter": f"write {_LORA}",
+    "base_model": "write model_config.model_id",
+    "bf16": "write model_config.dtype: bfloat16",
+    "dataset_text_field": "write data_config.columns: {text: NAME}",
+    "datasets": "write data_path",
+    "eval_steps": f"write {_LOOP}.eval_every_n_steps",
+    "fp16": "write model_config.dtype: bfloat16",
+    "gradient_accumulation_steps": f"write {_LOOP}.gradient_accumulation_steps",
+    "gradient_checkpointing": "write model_config.remat",
+    "learning_rate": f"write {_OPTIMIZER}.learning_rate",
+    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": _QUANTISED,
+    "logging_steps": "every step is logged; remove it",
+    "lora_alpha": f"write {_LORA}.alpha",
+    "lora_dropout": f"write {_LORA}.dropout",
+    "lora_r": f"write {_LORA}.rank",
+    "lora_target_modules": f"write {_LORA}.module_path, a regular expression",
+    "lr": f"write {_OPTIMIZER}.learning_rate",
+    "lr_scheduler": f"write {_OPTIMIZER}.schedule_type",
+    "lr_scheduler_type": f"write {_OPTIMIZER}.schedule_type",
+    "max_completion_length": f"write {_ROLLOUT}.total_generation_steps",
+    "max_grad_norm": f"write {_OPTIMIZER}.max_grad_norm",
+    "max_length": "write max_target_length",
+    "max_new_tokens": f"write {_ROLLOUT}.total_generation_steps",
+    "max_seq_length": "write max_target_length",
+    "max_steps": f"write {_LOOP}.max_steps",
+    "micro_batch_size": "write batch_size",
+    "model_name_or_path": "write model_config.model_id",
+    "num_epochs": "write num_train_epochs",
+    "num_generations": "write grpo_config.num_generations",
+    "optim": f"write {_OPTIMIZER}.opt_type",
+    "output_dir": "write run_dir",
+    "packing": "write data_config.packing",
+    "per_device_eval_batch_size": "write batch_size, which serves evaluation too",
+    "per_device_train_batch_size": "write batch_size",
+    "r": f"write {_LORA}.rank",
+    "report_to": f"write {_LOOP}.metrics_logging_options.wandb; files are always written",
+    "sample_packing": "write data_config.packing",
+    "save_steps": f"write {_LOOP}.checkpointing_options.save_interval_steps",
+    "save_total_limit": f"write {_LOOP}.checkpointing_options.max_to_keep",
+    "sequence_len": "write max_target_length",
+    "target_modules": f"write {_LORA}.module_path, a regular expression",
+    "temperature": f"write {_ROLLOUT}.temperature",
+    "use_vllm": _NO_ENGINE_CHOICE,
+    "val_set_size": "write train_fraction, the share that is trained on",
+    "wandb_project": f"write {_LOOP}.metrics_logging_options.project_name",
+    "warmup_ratio": f"write {_OPTIMIZER}.warmup_ratio",
+    "warmup_steps": f"write {_OPTIMIZER}.warmup_steps",
+    "weight_decay": f"write {_OPTIMIZER}.weight_decay",
+}
+"""Keys of TRL, PEFT and axolotl, which stand in no block."""
+
+_IN_BLOCKS = {
+    f"{_LORA}.{key}": _ELSEWHERE[key]
+    for key in ("r", "lora_alpha", "lora_dropout", "target_modules", "load_in_4bit", "load_in_8bit")
+} | {f"{_OPTIMIZER}.lr": _ELSEWHERE["lr"]}
+
 NOTES: Mapping[str, str] = {
     key: f"known key of google-tunix, not supported here: {text}"
     for key, text in {
@@ -66,3 +134,32 @@ NOTES: Mapping[str, str] = {
     }.items()
 }
 """Dotted key -> sentence."""
+
+
+def notes_for(run_class: type) -> Mapping[str, str]:
+    """Return what a command says to keys it does not have: dotted key -> sentence.
+
+    What users of other libraries are told to write are keys that the command has.
+    """
+    known = set(_dotted_keys(run_class))
+    found = dict(NOTES)
+    for key, text in {**_ELSEWHERE, **_IN_BLOCKS}.items():
+        if "rl_training_config" in known:
+            text = text.replace(f"{_LOOP}.", "rl_training_config.")
+            text = text.replace(_OPTIMIZER, "rl_training_config.actor_optimizer_config")
+        written = _WRITTEN.search(text)
+        if key not in known and (written is None or written[1] in known):
+            said = f"known key of other libraries, called differently here: {text}"
+            found.setdefault(key, said)
+    return found
+
+
+_WRITTEN = re.compile(r"write ([a-z_0-9]+(?:\.[a-z_0-9]+)*)")
+
+
+def _dotted_keys(block: type, prefix: str = "") -> Iterator[str]:
+    for name, hint in typing.get_type_hints(block).items():
+        yield prefix + name
+        for option in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(option):
+                yield from _dotted_keys(option, f"{prefix}{name}.")

@@ -8,6 +8,7 @@ import dataclasses
 import glob
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -133,7 +134,9 @@ def _at_address(address: str, streaming: bool) -> Iterator[files.Found]:
             yield from files.read(pathlib.Path(match))
     else:
         kind = "no file fits the pattern" if glob.has_magic(address) else "there is no such file"
-        yield f"{address}: {kind}; looked in {path.absolute().parent}"
+        is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+(@\w+)?", address) and path.suffix == ""
+        hub = f"; of the hub, write {saved_datasets.HUB}{address}" if is_hub_id else ""
+        yield f"{address}: {kind}; looked in {path.absolute().parent}{hub}"
 
 
 def _length_hint(source: Any) -> int:

@@ -24,6 +24,8 @@ from tunix.generate import (
     weight_sync,
 )
 from tunix.models.transformer import decoder
+from tunix.perf import machine
+from tunix.utils import tree
 
 MIN_SLOTS = 2
 """A matrix product with a single row falls off the fast path of CPUs."""
@@ -53,7 +55,7 @@ class Engine:
                 the loop returns earlier where there is reason to.
 
         Raises:
-            ValueError: If a size is less than 1.
+            ValueError: If a size is less than 1, or the cache is larger than the memory.
         """
         _check_sizes(
             max_slots=max_slots,
@@ -99,6 +101,7 @@ class Engine:
                 steps=steps_per_dispatch,
             )
 
+        _require_memory(jax.eval_shape(empty_state), self._slots, cache_size)
         self._empty_state = jax.jit(empty_state)
         self._prefill = jax.jit(run_prefill)
         self._insert = jax.jit(prefill.insert, donate_argnums=0)
@@ -233,6 +236,19 @@ class Engine:
             slots[: len(placed)] = [slot for slot, _ in placed]
             prefilled = placed[0][1].prefilled
             state = self._insert(state, prefilled, rows, slots, np.int32(len(placed)))
+
+
+def _require_memory(state: decode_loop.DecodeState, slots: int, cache_size: int) -> None:
+    """Raise if there is no room for what sampling holds, instead of running out of memory."""
+    limit = machine.device_bytes_limit()
+    free = machine.host_bytes_available() if limit is None else limit * jax.device_count()
+    needed = tree.num_bytes(state)
+    if free is not None and needed > free:
+        raise ValueError(
+            f"sampling {slots} completions at a time, of up to {cache_size:,} tokens with their "
+            f"prompts, holds {needed / 1e9:,.1f} GB, and there are {free / 1e9:,.1f}; allow fewer "
+            "tokens (total_generation_steps, --max-new-tokens), shorter prompts, or fewer at a time"
+        )
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 
-
 _MOST_SHOWN = 50
 
 
