@@ -17,7 +17,8 @@ def test_a_listed_module_and_its_tests_exist(module):
     files = [module, *(test.partition("::")[0] for test in settings["tests"])]
     assert [file for file in files if not (source.ROOT / file).is_file()] == []
     assert set(settings) <= {"tests", "equivalent"}
-    assert all(isinstance(reason, str) for reason in settings.get("equivalent", {}).values())
+    # Without what the line becomes, an entry would be every mutant of the line.
+    assert [name for name in settings.get("equivalent", {}) if " => " not in name] == []
 
 
 def test_results_are_those_of_listed_modules():

@@ -139,6 +139,9 @@ def test_rewards_at_the_end_whitened_worked_out_by_hand():
 def test_equal_values_whiten_to_exactly_zero(mask):
     found = token_advantages.whiten(np.full((2, 3), 0.1), mask)
     np.testing.assert_array_equal(found, np.zeros((2, 3)))
+    # The float32 mean of three times -7.3 is not -7.3.
+    found = token_advantages.whiten(np.full((1, 4), -7.3), np.arange(4)[None] < 3)
+    np.testing.assert_array_equal(found, np.zeros((1, 4)))
 
 
 def test_packing_changes_neither_values_nor_advantages():
