@@ -236,3 +236,55 @@ def test_a_line_goes_through_its_points_and_breaks_where_there_are_none():
     (x0, y0), (x1, y1) = [tuple(map(float, p.split(","))) for p in first.split()]
     assert x0 == 60.0 and y0 > y1 and x1 == pytest.approx(60 + 390 / 3, abs=0.1)
     assert second.startswith("450.0,")
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [["advantage"], ["rewards"], ["columns", "log_ratio"], ["num_tokens"], ["policy_version"],
+     ["advantage", "rewards", "columns", "log_ratio", "num_tokens", "finish_reason"]],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [None, "missing"], ids=["null", "missing"])
+def test_completions_that_say_less_are_shown_with_what_they_say(tmp_path, left_out, value):
+    """Those of other programs and of earlier versions."""
+    run = write_run(tmp_path / "run")
+    rows = json_lines.read(run / "completions.jsonl")
+    (run / "completions.jsonl").unlink()
+    for row in rows:
+        for name in left_out:
+            row[name] = value
+            if value == "missing":
+                del row[name]
+    json_lines.append(run / "completions.jsonl", rows)
+    page = report_main.make_page(run, max_rows=100)
+    table = Reader(page).tables
+    heads = {name for rows in table for name in rows[0]}
+    assert heads.isdisjoint(left_out)
+    assert "reply 3.2" in page
+    assert ("What was taught" in page) == ("advantage" not in left_out)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        ("metrics.jsonl", '{"step": 1}\noops\n{"step": 3}\n', "line 2: not a JSON line"),
+        ("metrics.jsonl", '{"step": 1, "train/x": "abc"}\n', "step 1: train/x is 'abc'"),
+        ("metrics.jsonl", '{"step": 1, "train/x": null}\n', "step 1: train/x is None"),
+        ("metrics.jsonl", '{"step": 1, "train/x": [1]}\n', "step 1: train/x is [1]"),
+        ("completions.jsonl", '{"step": 1}\n', "line 1: 'prompt' must be text, there is none"),
+        (
+            "completions.jsonl",
+            '{"step": 1, "prompt": "a", "completion": "b", "reward": "c"}\n',
+            "line 1: 'reward' must be a number, found 'c'",
+        ),
+        ("alarms.jsonl", '{"step": 1, "alarm": 5}\n', "line 1: 'alarm' must be text, found 5"),
+        ("summary.json", "{", "not readable as JSON"),
+        ("summary.json", "[1]", "expected an object, found list"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named_in_one_message(tmp_path, capsys, file, text, named):
+    run = write_run(tmp_path / "run")
+    (run / file).write_text(text)
+    assert main.main(["report", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert file in error and named in error and "elete" in error
+    assert "Traceback" not in error

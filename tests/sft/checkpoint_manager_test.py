@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, and what does not fit is listed in full."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from flax import nnx
 
 from tests.sft import toys
-from tunix.sft import checkpoint_manager, checkpoint_storage, peft_trainer
+from tunix.sft import checkpoint_integrity, checkpoint_manager, checkpoint_storage, peft_trainer
 
 EVERY_STEP = ocp.CheckpointManagerOptions(save_interval_steps=1, max_to_keep=2)
 
@@ -83,7 +84,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
         assert saving.save_state(step, ARRAYS, {})
     saving.wait_until_finished()
     assert saving.latest_step() == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["2", "3"]
 
 
 def test_options_decide_when_to_save_and_force_overrides(tmp_path):
@@ -303,3 +304,15 @@ def test_a_disk_that_fills_up_is_one_message_and_keeps_the_last_checkpoint(tmp_p
     assert "check free space" in done.stdout
     assert "(step 1 is complete)" in done.stdout
     assert "LATEST 1" in done.stdout
+
+
+def test_checksums_that_cannot_be_written_are_an_error_of_the_save(tmp_path, monkeypatch, capfd):
+    def full(step_directory):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_integrity, "seal", full)
+    saving = manager(tmp_path)
+    saving.save_state(1, ARRAYS, {})
+    with pytest.raises(checkpoint_storage.CheckpointWriteError, match=r": No space left .*step 1"):
+        saving.wait_until_finished()
+    assert "Traceback" not in capfd.readouterr().err

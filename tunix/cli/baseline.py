@@ -7,7 +7,6 @@ from typing import Any
 from tunix.data import fingerprint
 from tunix.sft import run_directory
 
-FILE = "baseline.json"
 _DATA = "data"
 
 
@@ -30,14 +29,18 @@ def measured_once(
         The measurement, or None if the run has begun and the file is gone.
 
     Raises:
-        ValueError: If the run has begun and was measured on other data.
+        ValueError: If the run has begun and was measured on other data, or the file cannot be read.
     """
-    path = directory.path / FILE
     if step == 0:
-        found = measure() | {_DATA: {fingerprint.KEY: content}}
-        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    elif not path.exists():
+        directory.write_baseline(measure() | {_DATA: {fingerprint.KEY: content}})
+    elif not directory.baseline.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(directory.baseline.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{directory.baseline}: not readable as JSON ({error}); delete it, and the run goes on "
+            "without a comparison with the untrained model"
+        ) from error
     fingerprint.require_same(found.pop(_DATA, {}), content, "the run on its held-out data")
     return found

@@ -1,6 +1,7 @@
 """From settings to the objects they describe, for every command."""
 
 import datetime
+import itertools
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -24,10 +25,17 @@ _LOG = logging.getLogger(__name__)
 
 def make_run_directory(chosen: str | None, name: str) -> run_directory.RunDirectory:
     """Return the run's directory: the chosen one, or a new one below ``runs/``."""
-    if chosen is None:
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        chosen = str(pathlib.Path("runs") / f"{name}-{now}")
-    return run_directory.RunDirectory(chosen)
+    if chosen is not None:
+        return run_directory.RunDirectory(chosen)
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = pathlib.Path("runs") / f"{name}-{now}"
+    for number in itertools.count(2):
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:  # another run began in the same second
+            path = path.with_name(f"{name}-{now}-{number}")
+    return run_directory.RunDirectory(path)
 
 
 def make_mesh(options: schema.MeshOptions | None) -> jax.sharding.Mesh | None:

@@ -1,6 +1,7 @@
 """``tunix checkpoints``: lists, verifies and prunes the checkpoints of a run."""
 
 import argparse
+import contextlib
 import datetime
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import rich.table
 from tunix.cli import console, errors
 from tunix.rl import critic_trainer
 from tunix.sft import checkpoint_integrity as integrity
+from tunix.sft import run_lock
 
 _OUT = console.OUT
 _COMMANDS = {
@@ -29,7 +31,11 @@ def main(argv: Sequence[str]) -> int:
     if (beside := critic_trainer.checkpoints_beside(root)).is_dir():
         roots.append(beside)  # a step is complete with both
     if options.command == "prune":
-        return _prune(roots, options.keep, dry_run=options.dry_run)
+        # What looks like left behind may be what a run is writing.
+        with contextlib.ExitStack() as stack:
+            for one in [] if options.dry_run else roots:
+                stack.enter_context(run_lock.owned(one))
+            return _prune(roots, options.keep, dry_run=options.dry_run)
     act = _list if options.command == "ls" else _verify
     codes = []
     for one in roots:

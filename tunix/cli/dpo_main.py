@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         print(request.resolved_yaml, end="")
         return 0
     directory = build.make_run_directory(request.run.run_dir, "dpo")
-    with run_settings.recorded(directory, request.resolved_yaml):
+    with directory.owned(), run_settings.recorded(directory, request.resolved_yaml):
         _train(request.run, directory)
     return 0
 

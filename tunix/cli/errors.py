@@ -1,10 +1,11 @@
 """What a user sees when a command fails: one message, no stack of our functions."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tunix.sft import interrupt as interrupt_lib
 
@@ -47,8 +48,11 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     _HIDDEN.clear()
     # Before a library does so: alarms are for the user, who has no use for a module's name.
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_for_users)
     try:
-        return command(argv)
+        with _without_orphans():
+            return command(argv)
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
@@ -60,6 +64,31 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         is_ours = isinstance(interrupt, interrupt_lib.TrainingInterrupted)
         return SIGNALLED + (interrupt.signum if is_ours else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _without_orphans() -> Iterator[None]:
+    """Keep the store of checkpoints from printing tracebacks of writes that nobody waits for.
+
+    When one write fails, on a full disk for example, its error is raised and the event loop is
+    closed; each of the others prints that it found it so.
+    """
+    show = sys.unraisablehook
+
+    def show_ours(found: "sys.UnraisableHookArgs") -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            show(found)
+
+    sys.unraisablehook = show_ours
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Return False for what Orbax logs: tracebacks of its threads, whose errors we raise, too."""
+    return record.name != "absl" or "orbax" not in record.pathname
 
 
 def _message(error: Exception) -> str:

@@ -1,7 +1,5 @@
 """What a user sees when a reinforcement learning run ends, and what ``summary.json`` holds."""
 
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,13 +29,6 @@ def measurement(greedy: evaluation.Evaluation, sampled: evaluation.Evaluation) -
         "greedy_right": greedy.right.tolist(),
         "failed": {name: n / len(sampled.completions) for name, n in sampled.failed.items() if n},
     }
-
-
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of ``metrics.jsonl``."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def summarize(

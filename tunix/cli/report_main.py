@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tunix.cli import console, errors, report_page
 from tunix.utils import json_lines
@@ -32,6 +33,7 @@ def make_page(run: pathlib.Path, *, max_rows: int) -> str:
 
     Raises:
         FileNotFoundError: If it is no run directory.
+        ValueError: If one of its files is not what a run writes; names lines and what to do.
     """
     if not (run / "metrics.jsonl").is_file():
         if (run / "config.yaml").is_file():
@@ -41,16 +43,30 @@ def make_page(run: pathlib.Path, *, max_rows: int) -> str:
         raise FileNotFoundError(
             f"{run}: no metrics.jsonl there; expected the directory of a run, the one it printed"
         )
-    summary, config = run / "summary.json", run / "config.yaml"
     return report_page.render(
         title=run.resolve().name,
         metrics=json_lines.read(run / "metrics.jsonl"),
-        completions=json_lines.read(run / "completions.jsonl"),
-        alarms=json_lines.read(run / "alarms.jsonl"),
-        summary=json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {},
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        completions=json_lines.read(run / "completions.jsonl", report_page.COMPLETION),
+        alarms=json_lines.read(run / "alarms.jsonl", report_page.ALARM),
+        summary=_summary(run / "summary.json"),
+        config=_text(run / "config.yaml"),
         max_rows=max_rows,
     )
+
+
+def _summary(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(path) or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); delete it") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected an object, found {type(found).__name__}; delete it")
+    return found
+
+
+def _text(path: pathlib.Path) -> str:
+    """Return what is in a file; nothing if it does not exist."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

@@ -12,6 +12,10 @@ from tunix.cli import report_assets, report_charts, report_prompts
 
 Row = Mapping[str, Any]
 
+COMPLETION: Mapping[str, type] = {"prompt": str, "completion": str, "reward": float}
+"""What every row of completions must have; whatever else a run has logged is shown."""
+ALARM: Mapping[str, type] = {"alarm": str, "message": str}
+
 CHARTS: Mapping[str, Sequence[str]] = {
     "Reward": ("train/reward", "eval/reward", "eval/greedy/reward"),
     "Spread of the reward": ("train/reward_std",),
@@ -177,7 +181,13 @@ def _series(metrics: Sequence[Row]) -> dict[str, report_charts.Series]:
             if name != "step":
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(row["step"])
-                values.append(float(value))  # "nan" and "inf" are written as text
+                try:
+                    values.append(float(value))  # "nan" and "inf" are written as text
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise ValueError(
+                        f"metrics.jsonl, step {row['step']}: {name} is {value!r:.40}, expected a "
+                        "number; mend or delete that line"
+                    ) from error
     return dict(found)
 
 
@@ -202,6 +212,9 @@ def _extremes(completions: Sequence[Row]) -> str:
     """Return the completions that stand out in the last rollout with a signal."""
     if not completions:
         return ""
+    completions = [row for row in completions if _is_number(row.get("advantage"))]
+    if not completions:
+        return ""  # of another program, or from before advantages were logged
     step = next((row["step"] for row in reversed(completions) if row["advantage"] != 0.0), None)
     if step is None:
         return "<h2>What was taught</h2><p>Nothing: every advantage is 0.</p>"
@@ -235,15 +248,24 @@ def _columns(completions: Sequence[Row]) -> list[str]:
 
     Rewards of one function are ``reward/NAME``, what the data says of the prompt ``column/NAME``.
     """
-    names = dict.fromkeys(name for row in completions for name in row["rewards"])
-    columns = ["step", "prompt", "completion", "reward", "advantage"]
-    if any(row.get("log_ratio") is not None for row in completions):
-        columns.append("log_ratio")
-    given = dict.fromkeys(name for row in completions for name in row.get("columns", ()))
+    names = dict.fromkeys(name for row in completions for name in _part(row, "rewards"))
+    given = dict.fromkeys(name for row in completions for name in _part(row, "columns"))
+    columns = ["step", *COMPLETION]
+    columns += _logged(completions, "advantage", "log_ratio")
     # Many functions make a table wider than the page: what they add up to stays in sight.
     columns += [f"reward/{name}" for name in names]
-    columns += ["num_tokens", "finish_reason", "policy_version"]
+    columns += _logged(completions, "num_tokens", "finish_reason", "policy_version")
     return [*columns, *(f"column/{name}" for name in given)]
+
+
+def _part(row: Row, name: str) -> Row:
+    """Return the rewards or the columns of a completion; none if there are none."""
+    found = row.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _logged(completions: Sequence[Row], *names: str) -> list[str]:
+    return [name for name in names if any(row.get(name) is not None for row in completions)]
 
 
 def _prompts(completions: Sequence[Row], max_rows: int) -> str:
@@ -264,13 +286,18 @@ def _prompts(completions: Sequence[Row], max_rows: int) -> str:
             "last reward": float(
                 np.mean([row["reward"] for row in mine if row["step"] == mine[-1]["step"]])
             ),
-            "mean tokens": float(np.mean([row["num_tokens"] for row in mine])),
+            "mean tokens": _mean([row.get("num_tokens") for row in mine]),
         }
         for prompt, mine in by_prompt.items()
     ]
     rows.sort(key=lambda row: row["last reward"])
     note = f"{min(max_rows, len(rows)):,} of {len(rows):,} prompts, the hardest first."
     return f"<h2>Prompts</h2><p>{note}</p>{_table(rows[:max_rows], list(rows[0]))}"
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    numbers = [value for value in values if _is_number(value)]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def _table(rows: Iterable[Row], columns: Sequence[str], identity: str | None = None) -> str:
@@ -285,11 +312,11 @@ def _table(rows: Iterable[Row], columns: Sequence[str], identity: str | None = N
 
 def _cell(row: Row, column: str) -> str:
     if column.startswith("reward/"):
-        value = row["rewards"].get(column.removeprefix("reward/"))
+        value = _part(row, "rewards").get(column.removeprefix("reward/"))
     elif column.startswith("column/"):
-        value = row.get("columns", {}).get(column.removeprefix("column/"))
+        value = _part(row, "columns").get(column.removeprefix("column/"))
     else:
-        value = row[column]
+        value = row.get(column)
     if value is None:
         return "<td class=n>–</td>"
     if not _is_number(value):

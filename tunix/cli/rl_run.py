@@ -20,6 +20,7 @@ from tunix.cli import (
 from tunix.data import fingerprint
 from tunix.rl import evaluation, memory, rl_cluster, rl_learner
 from tunix.sft import memory_estimate, plots, run_directory
+from tunix.utils import json_lines
 
 _OUT = console.OUT
 
@@ -41,20 +42,21 @@ def train(request: command.Request[RunT], learner_class: LearnerFn) -> int:
         return 0
     run = request.run
     directory = build.make_run_directory(run.run_dir, run.task or run.algorithm_name)
-    with run_settings.recorded(directory, request.resolved_yaml):
-        cluster, data = rl_models.make_cluster(run, directory)
-        try:
-            learner = learner_class(cluster, run.algo_config, data.reward_fns)
-            _print_header(run, directory, learner, data)
-            build.report_memory(
-                memory.estimate(learner, run.batch_size), _OUT, memory_estimate.RL_REMEDIES
-            )
-            before, after = _train_and_measure(learner, run, directory, data)
-            steps = cluster.actor_trainer.train_steps
-        finally:
-            cluster.close()
-    seconds = time.perf_counter() - started
-    _report(run, directory, data, before, after, steps=steps, seconds=seconds)
+    with directory.owned():
+        with run_settings.recorded(directory, request.resolved_yaml):
+            cluster, data = rl_models.make_cluster(run, directory)
+            try:
+                learner = learner_class(cluster, run.algo_config, data.reward_fns)
+                _print_header(run, directory, learner, data)
+                build.report_memory(
+                    memory.estimate(learner, run.batch_size), _OUT, memory_estimate.RL_REMEDIES
+                )
+                before, after = _train_and_measure(learner, run, directory, data)
+                steps = cluster.actor_trainer.train_steps
+            finally:
+                cluster.close()
+        seconds = time.perf_counter() - started
+        _report(run, directory, data, before, after, steps=steps, seconds=seconds)
     return 0
 
 
@@ -115,11 +117,11 @@ def _report(
     seconds: float,
 ) -> None:
     """Write the summary and the picture, and print both in words."""
-    rows = report.read_metrics(directory.metrics)
+    rows = json_lines.read(directory.metrics)
     notes = list(rl_models.plan(run, data).ended_early(steps))
     if before and after and before.get("accuracy_function") != after["accuracy_function"]:
         before = None
-        notes.append(f"{baseline.FILE} is about another accuracy_function: no comparison")
+        notes.append(f"{directory.baseline.name} is about another accuracy_function: no comparison")
     summary = report.summarize(before, after, rows, steps=steps, seconds=seconds)
     directory.write_summary(summary)
     picture = directory.path / "reward.png"

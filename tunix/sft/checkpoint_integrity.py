@@ -41,6 +41,7 @@ class Sealer:
     def __init__(self, root: pathlib.Path, is_saving: Callable[[], bool]):
         self._root, self._is_saving = root, is_saving
         self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
 
     def start(self) -> None:
         """Seal what is being written when it is complete; returns at once."""
@@ -50,15 +51,25 @@ class Sealer:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait until everything written so far is sealed."""
+        """Wait until everything written so far is sealed.
+
+        Raises:
+            OSError: If that was not possible; the checkpoint itself is complete.
+        """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def _run(self) -> None:
         while self._is_saving():
             time.sleep(_POLL_SECONDS)
-        seal_all(self._root)
+        try:
+            seal_all(self._root)
+        except OSError as error:  # a full disk: whoever waits is told
+            self._error = error
 
 
 def seal(step_directory: pathlib.Path) -> None:
@@ -66,8 +77,12 @@ def seal(step_directory: pathlib.Path) -> None:
     sums = {name: list(found) for name, found in _checksums(step_directory).items()}
     # Renamed into place, so that a process killed here leaves no half of them.
     draft = step_directory.with_name(f".{step_directory.name}.{CHECKSUMS_NAME}")
-    draft.write_text(json.dumps(sums), encoding="utf-8")
-    draft.replace(step_directory / CHECKSUMS_NAME)
+    try:
+        draft.write_text(json.dumps(sums), encoding="utf-8")
+        draft.replace(step_directory / CHECKSUMS_NAME)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def seal_all(root: pathlib.Path) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.sft import checkpoint_integrity as integrity
 from tunix.sft import checkpoint_storage as storage
+from tunix.sft import run_lock
 from tunix.utils import tree as tree_lib
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class CheckpointManager:
     """Saves and restores the state of a run in a directory.
 
     A save returns as soon as the arrays are copied; a process killed while it is being written
-    leaves the checkpoint before it as the latest. Without a directory nothing is saved and
+    leaves the checkpoint before it as the latest. One process at a time can write to a directory;
+    it is free again after :meth:`close`. Without a directory nothing is saved and
     there is nothing to restore.
 
     Args:
@@ -51,6 +54,7 @@ class CheckpointManager:
 
     Raises:
         CheckpointWriteError: If the directory cannot be written.
+        RunLockedError: If another process writes to it.
         CheckpointDamagedError: If the metrics of a step cannot be read.
     """
 
@@ -62,6 +66,7 @@ class CheckpointManager:
         options: "ocp.CheckpointManagerOptions | None" = None,
     ):
         self._manager = None
+        self._release: Callable[[], Any] = lambda: None
         if root_directory is None:
             return
         # Orbax is imported here: it is slow to load and many runs save nothing.
@@ -71,10 +76,14 @@ class CheckpointManager:
         self._options = default_options() if options is None else options
         if not self._options.read_only:
             storage.require_writable(self._directory, num_bytes=0)
+            if jax.process_index() == 0:  # the processes of one run write together
+                run_lock.acquire(self._directory)
+                self._release = weakref.finalize(self, run_lock.release, self._directory)
         try:
             directory = storage.literal_path(self._directory)
             self._manager = ocp.CheckpointManager(directory, options=self._options)
         except Exception as error:  # the metrics of all steps are read at once
+            self._release()
             self._require_readable_documents(error)
             raise
         self._sealer = integrity.Sealer(self._directory, self._manager.is_saving_in_progress)
@@ -147,8 +156,8 @@ class CheckpointManager:
             is_saved = self._manager.save(
                 step, args=ocp.args.Composite(**items), metrics=metrics, force=force
             )
-        if is_saved:
-            self._sealer.start()
+            if is_saved:
+                self._sealer.start()
         return is_saved
 
     def restore_state(
@@ -262,14 +271,17 @@ class CheckpointManager:
         if self._manager is not None:
             with self._clear_write_errors():
                 self._manager.wait_until_finished()
-            self._sealer.wait()
+                self._sealer.wait()
 
     def close(self) -> None:
         """Finish all saves; the manager cannot be used afterwards."""
         if self._manager is not None:
-            with self._clear_write_errors():
-                self._manager.close()
-            self._sealer.wait()
+            try:
+                with self._clear_write_errors():
+                    self._manager.close()
+                    self._sealer.wait()
+            finally:
+                self._release()
 
     def _require_manager(self) -> "ocp.CheckpointManager":
         if self._manager is None:
@@ -329,13 +341,17 @@ class CheckpointManager:
         try:
             yield
         except Exception as error:
+            # Where in its own files the store stood is of no use to anyone.
+            reason = str(error).splitlines()[0].partition(" [")[0] if str(error) else repr(error)
+            if isinstance(error, OSError) and error.strerror:
+                reason = error.strerror
             latest = self.latest_step()
             kept = (
                 "there is no complete one yet" if latest is None else f"step {latest} is complete"
             )
             raise storage.CheckpointWriteError(
-                f"could not write a checkpoint to {self._directory}: {error}; check free space and "
-                f"permissions or choose another checkpoint_root_directory ({kept})"
+                f"could not write a checkpoint to {self._directory}: {reason}; check free space "
+                f"and permissions or choose another checkpoint_root_directory ({kept})"
             ) from error
 
 

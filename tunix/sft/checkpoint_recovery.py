@@ -1,5 +1,6 @@
 """Continues a run from an older checkpoint when the newest ones are damaged."""
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import jax
 
 from tunix.sft import checkpoint_integrity as integrity
 from tunix.sft import checkpoint_storage as storage
+from tunix.sft import run_lock
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -35,9 +37,13 @@ def set_aside_damaged(
 
     Raises:
         CheckpointDamagedError: If no step is sound.
+        RunLockedError: If another process writes to one of the directories.
     """
     if jax.process_index() == 0:
-        _set_aside(roots, options)
+        with contextlib.ExitStack() as stack:
+            for root in filter(pathlib.Path.is_dir, roots):
+                stack.enter_context(run_lock.owned(root))
+            _set_aside(roots, options)
     if jax.process_count() > 1:  # the others must not list them before
         from jax.experimental import multihost_utils
 

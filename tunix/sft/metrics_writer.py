@@ -11,7 +11,7 @@ import numpy as np
 
 from tunix.sft import metrics_backends
 
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
 
 
 class MetricsBackendError(RuntimeError):

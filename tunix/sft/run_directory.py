@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tunix.sft import run_lock
 from tunix.utils import json_lines
 
 
@@ -72,14 +73,26 @@ class RunDirectory:
         return self.path / "nonfinite"
 
     @property
+    def baseline(self) -> pathlib.Path:
+        """What was measured before training."""
+        return self.path / "baseline.json"
+
+    @property
     def summary(self) -> pathlib.Path:
         """What came out in the end."""
         return self.path / "summary.json"
 
+    def owned(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from writing here while the body runs.
+
+        Raises:
+            RunLockedError: If one does already.
+        """
+        return run_lock.owned(self.path)
+
     def write_config(self, resolved_yaml: str) -> None:
         """Write the resolved configuration."""
-        with self._clear_errors():
-            self.config.write_text(resolved_yaml, encoding="utf-8")
+        self._write(self.config, resolved_yaml)
 
     def append_completions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append completions; every row has the ``step`` it was sampled for.
@@ -92,8 +105,11 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary."""
-        with self._clear_errors():
-            self.summary.write_text(json.dumps(dict(summary), indent=2) + "\n", encoding="utf-8")
+        self._write(self.summary, json.dumps(dict(summary), indent=2) + "\n")
+
+    def write_baseline(self, measured: Mapping[str, Any]) -> None:
+        """Write what was measured before training."""
+        self._write(self.baseline, json.dumps(dict(measured), indent=2) + "\n")
 
     def truncate_after(self, step: int) -> None:
         """Set aside completions of later steps, which a run resumed at ``step`` samples again.
@@ -101,6 +117,13 @@ class RunDirectory:
         Metrics are cut by the :class:`~tunix.sft.metrics_logger.MetricsLogger` that writes them.
         """
         json_lines.truncate_after(self.completions, step)
+
+    def _write(self, path: pathlib.Path, text: str) -> None:
+        """Write a file that is there as a whole or not at all."""
+        with self._clear_errors():
+            draft = path.with_name(f"{path.name}.tmp")
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:

@@ -6,6 +6,9 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+_SHOWN_PROBLEMS = 5
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}
+
 
 def append(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append one line per row and hand them to the operating system."""
@@ -15,9 +18,17 @@ def append(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the rows of a file; none if it does not exist."""
-    return [row for row, _ in _rows(path)]
+def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a file; none if it does not exist.
+
+    Args:
+        path: The file.
+        types: What every row must have besides its ``step``, and of which type.
+
+    Raises:
+        ValueError: Naming every line that is no such row.
+    """
+    return [row for row, _ in _rows(path, types or {})]
 
 
 def truncate_after(path: pathlib.Path, step: int) -> int:
@@ -25,6 +36,9 @@ def truncate_after(path: pathlib.Path, step: int) -> int:
 
     Dropped rows are appended to ``<path>.dropped``: a resumed run writes them again, but they
     are the user's until then. A last line that a killed process left unfinished goes too.
+
+    Raises:
+        ValueError: Naming every line that is no such row.
     """
     if not path.exists():
         return 0
@@ -41,18 +55,45 @@ def truncate_after(path: pathlib.Path, step: int) -> int:
     return len(dropped)
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], str]]:
+def _rows(
+    path: pathlib.Path, types: Mapping[str, type] | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
     if not path.exists():
         return
+    rows, problems = [], []
     # Not splitlines: it also splits at separators that JSON allows inside a string.
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if not line:
+        if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                return  # the process was killed while it wrote this line
-            raise ValueError(f"{path}, line {number}: not a JSON line ({error})") from error
-        yield row, line
+            text = line.decode("utf-8")
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):  # else the process was killed while it wrote this line
+                problems.append(f"line {number}: not a JSON line ({error})")
+            continue
+        if problem := _row_problem(row, {"step": int, **(types or {})}):
+            problems.append(f"line {number}: {problem}")
+        rows.append((row, text))
+    if problems:
+        shown = problems[:_SHOWN_PROBLEMS]
+        if len(shown) < len(problems):
+            shown.append(f"and {len(problems) - len(shown)} more")
+        raise ValueError(
+            f"{path}: not rows of a run:"
+            + "".join(f"\n  - {problem}" for problem in shown)
+            + "\nDelete these lines, or move the file away"
+        )
+    yield from rows
+
+
+def _row_problem(row: object, types: Mapping[str, type]) -> str | None:
+    if not isinstance(row, dict):
+        return f"expected an object with a step, found {type(row).__name__}"
+    for name, kind in types.items():
+        value = row.get(name)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            found = "there is none" if name not in row else f"found {value!r:.40}"
+            return f"{name!r} must be {_KINDS[kind]}, {found}"
+    return None
