@@ -17,6 +17,7 @@ def test_what_the_store_of_checkpoints_logs_is_not_shown_twice(capsys, monkeypat
     def command(argv):
         for found in (record("/lib/orbax/checkpoint/x.py"), record("/lib/other.py")):
             logging.getLogger().handle(found)
+        logging.getLogger("asyncio").error("Task exception was never retrieved: 5.orbax-tmp")
         logging.getLogger("tunix").error("ours")
         raise OSError("no space")
 

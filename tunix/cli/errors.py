@@ -88,6 +88,8 @@ def _without_orphans() -> Iterator[None]:
 
 def _is_for_users(record: logging.LogRecord) -> bool:
     """Return False for what Orbax logs: tracebacks of its threads, whose errors we raise, too."""
+    if record.name == "asyncio":
+        return "orbax" not in record.getMessage()
     return record.name != "absl" or "orbax" not in record.pathname
 
 
