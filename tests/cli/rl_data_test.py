@@ -31,7 +31,6 @@ def test_training_gets_every_batch_from_the_first_one_on(load, text):
     assert len(batches) == len(data.train_ds)
     first = batches[0][prompts.PROMPTS]
     assert first == next(iter(load(text).train_ds))[prompts.PROMPTS]
-    assert data.is_text == isinstance(first[0], str)
 
 
 def test_a_curriculum_stands_at_its_first_draw(load):

@@ -79,16 +79,21 @@ def make_model(
 
 
 def make_tokenizer(
-    options: schema.TokenizerOptions, model: nnx.Module, model_path: str
+    options: schema.TokenizerOptions,
+    model: nnx.Module,
+    model_path: str,
+    *,
+    date: datetime.date | None = None,
 ) -> tokenizer_adapter.TokenizerAdapter:
     """Return the tokenizer: the model's own unless the settings name another.
 
-    It refuses texts with tokens for which the model has no embedding.
+    It refuses texts with tokens for which the model has no embedding. A chat template that asks
+    for today's date gets ``date``.
 
     Raises:
         TokenIdError: If the token that ends a text is one.
     """
-    tokenizer = tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path)
+    tokenizer = tokenizer_adapter.load_tokenizer(options.tokenizer_path or model_path, date=date)
     assert isinstance(model, decoder.Decoder)
     return model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
 

@@ -15,6 +15,7 @@ from tunix.cli import (
     optimizers,
     preference_loading,
     run_settings,
+    run_text,
     training_run,
 )
 from tunix.data import preference_batches
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 def _train(run: dpo_schema.DpoRun, directory: run_directory.RunDirectory) -> None:
     mesh = build.make_mesh(run.model_config.mesh)
     model, path = build.make_model(run.model_config, mesh)
-    tokenizer = build.make_tokenizer(run.tokenizer_config, model, path)
+    tokenizer = run_text.make_tokenizer(run.tokenizer_config, model, path, directory)
     data, held_out = preference_loading.load_data(run, tokenizer)
     reports = [dataset.report for dataset in (data, held_out) if dataset is not None]
     training_run.print_header(run.model_config, model, reports, directory)

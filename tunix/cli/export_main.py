@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import nnx
 
-from tunix.cli import console, errors, run_weights, trained_model
+from tunix.cli import console, errors, run_text, run_weights, trained_model
 from tunix.generate import pad_token, tokenizer_adapter, tokenizer_files
 from tunix.models import hf_export, lora, model_card, peft_adapter, sources
 from tunix.models.transformer import decoder
@@ -76,6 +76,8 @@ def write(
     def write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
         del source  # that of the model, where the run may have another tokenizer
         tokenizer_files.write(tokenizer, folder)
+        if not run_text.read(checkpoint.run).uses_chat_template:
+            tokenizer_files.remove_chat_templates(folder)
         if padding is not None:
             pad_token.declare(folder, padding)
 
@@ -158,6 +160,8 @@ def _training(checkpoint: trained_model.Checkpoint) -> str:
     what = "all parameters"
     if config is not None:
         what = f"LoRA adapters of rank {config.rank} and alpha {config.alpha:g}"
+    if not run_text.read(checkpoint.run).uses_chat_template:
+        what += ", on text without a chat template"
     of = "the average after step" if checkpoint.weights == "ema" else "step"
     return f"{what}; {of} {checkpoint.step} of the run {checkpoint.run.name}"
 
@@ -180,6 +184,11 @@ def _print_summary(target: pathlib.Path, checkpoint: trained_model.Checkpoint, f
             "  from peft import PeftModel  # base is the model that was trained",
             f'  model = PeftModel.from_pretrained(base, "{target}")',
         ]
+    if not run_text.read(checkpoint.run).uses_chat_template and form != "peft":
+        _OUT.print(
+            "without the base model's chat template, which the run's rows did not use; copy it to "
+            "have it back"
+        )
     _OUT.print(f"written to {target}; load it with", *lines, sep="\n")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 
-from tunix.cli import build, errors, run_weights, trained_model
+from tunix.cli import build, errors, run_text, run_weights, trained_model
 from tunix.generate import (
     completion,
     engine,
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     model, tokenizer, files = load(options)
     tokenizer = model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
     texts = options.prompt or [sys.stdin.read()]
-    as_chat = tokenizer.has_chat_template if options.chat is None else options.chat
+    as_chat = _is_chat(options, tokenizer)
     if options.system is not None and not as_chat:
         problem = "--system is part of a conversation, and the prompt is text; use --chat"
         raise config_lib.ConfigError("command line", [problem])
@@ -101,8 +101,26 @@ def load(
     checkpoint = trained_model.find(path, options.step, None, options.weights or "last")
     model, base = trained_model.load(checkpoint)
     trained_model.require_finite(checkpoint, model)
-    tokenizer = tokenizer_adapter.load_tokenizer(checkpoint.tokenizer_path or str(base))
-    return model, tokenizer, str(base)
+    source = checkpoint.tokenizer_path or str(base)
+    date = run_text.read(checkpoint.run).date
+    return model, tokenizer_adapter.load_tokenizer(source, date=date), str(base)
+
+
+def _is_chat(options: argparse.Namespace, tokenizer: tokenizer_adapter.TokenizerAdapter) -> bool:
+    """Return whether prompts are messages: as asked, or as the model was trained."""
+    if options.chat is not None or not tokenizer.has_chat_template:
+        return bool(options.chat)
+    path = pathlib.Path(options.model).expanduser().absolute()
+    if not trained_model.is_run(path):
+        return True
+    found = run_text.read(trained_model.run_of(path))
+    if not found.uses_chat_template:
+        print(
+            "the run trained on text without the chat template, so the prompt is text too "
+            "(--chat makes it a message)",
+            file=sys.stderr,
+        )
+    return found.uses_chat_template
 
 
 def decode(tokenizer: tokenizer_adapter.TokenizerAdapter, found: completion.Completion) -> str:
@@ -156,7 +174,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--chat",
         action="store_const",
         const=True,
-        help="the prompt is a user's message (default where the model has a chat template)",
+        help="the prompt is a user's message (default where the model has a chat template, unless "
+        "it is a run that trained without it)",
     )
     form.add_argument(
         "--raw",

@@ -13,6 +13,7 @@ from tunix.cli import (
     preference_loading,
     reward_schema,
     run_settings,
+    run_text,
     training_run,
 )
 from tunix.data import preference_batches
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 def _train(run: reward_schema.RewardRun, directory: run_directory.RunDirectory) -> None:
     decoder, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
     assert isinstance(decoder, decoder_lib.Decoder)
-    tokenizer = build.make_tokenizer(run.tokenizer_config, decoder, path)
+    tokenizer = run_text.make_tokenizer(run.tokenizer_config, decoder, path, directory)
     model = reward_model.RewardModel(decoder, rngs=nnx.Rngs(run.seed))
     data, held_out = preference_loading.load_data(run, tokenizer)
     reports = [dataset.report for dataset in (data, held_out) if dataset is not None]

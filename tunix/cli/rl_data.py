@@ -23,8 +23,6 @@ class RLData:
     max_tokens_to_generate: int
     unused: Sequence[str]
     """Functions of reward files that are none, and why, in words."""
-    is_text: bool
-    """Whether the first prompt is text, which no chat template is put around."""
     reports: Sequence[report.DataReport]
 
 
@@ -79,7 +77,6 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         reward_fns=reward_fns,
         max_tokens_to_generate=steps,
         unused=reward_loading.unused_functions(run.reward_functions, columns=columns),
-        is_text=isinstance(rows[0][prompts.PROMPTS], str),
         reports=reports,
     )
 

@@ -10,6 +10,7 @@ from tunix.cli import (
     rl_schema,
     role_meshes,
     run_plan,
+    run_text,
 )
 from tunix.models import lora
 from tunix.rl import critic as critic_lib
@@ -26,7 +27,7 @@ def make_cluster(
     """Return the models, ready to sample and train, and the questions to ask them."""
     meshes = role_meshes.make_meshes(run.role_to_mesh, run.model_config.mesh)
     actor, path = build.make_model(run.model_config, meshes.get(Role.ACTOR))
-    tokenizer = build.make_tokenizer(run.tokenizer_config, actor, path)
+    tokenizer = run_text.make_tokenizer(run.tokenizer_config, actor, path, directory)
     data = rl_data.load(run, tokenizer)
     length = max(account.longest for account in data.reports) + data.max_tokens_to_generate
     build.report_context(path, actor, length, "rollout_config.total_generation_steps")

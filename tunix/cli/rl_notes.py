@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from tunix.cli import rl_data, rl_schema
-from tunix.generate import tokenizer_adapter
 from tunix.rl import evaluation, reward_manager
 
 
@@ -11,7 +10,6 @@ def lines(
     run: rl_schema.RLRun,
     data: rl_data.RLData,
     manager: reward_manager.AbstractRewardManager,
-    tokenizer: tokenizer_adapter.TokenizerAdapter,
 ) -> Iterator[str]:
     """Yield which functions reward, and what is easily overlooked about the prompts."""
     if isinstance(manager, reward_manager.SequenceRewardManager):
@@ -31,9 +29,4 @@ def lines(
         yield (
             f"note       batch_size {run.batch_size} does not divide {rows} rows: every epoch "
             f"leaves out {rows % run.batch_size}, drawn anew each time"
-        )
-    if data.is_text and tokenizer.has_chat_template:
-        yield (
-            "note       prompts are text and go to the model as they stand, without its chat "
-            "template; to use that, set system_prompt or give lists of messages"
         )

@@ -16,6 +16,7 @@ from tunix.cli import (
     rl_schema,
     role_meshes,
     run_settings,
+    run_text,
 )
 from tunix.data import fingerprint
 from tunix.rl import evaluation, memory, rl_cluster, rl_learner
@@ -161,7 +162,10 @@ def _print_header(
         *(f"data       {account}" for account in data.reports),
         f"rollouts   {run.batch_size} prompts x {run.algo_config.num_generations} completions, "
         f"up to {data.max_tokens_to_generate} tokens each",
-        *rl_notes.lines(run, data, learner.reward_manager, cluster.tokenizer),
+        *rl_notes.lines(run, data, learner.reward_manager),
+        *run_text.record(
+            directory, data.reports[:1], remedy="set system_prompt or give lists of messages"
+        ),
         *(f"note       {note}" for note in _plan_notes(run, data)),
         f"run        {directory.path}",
         *([f"continuing from step {step}"] if step else []),

@@ -6,6 +6,7 @@ The keys are those of google-tunix wherever one means the same
 """
 
 import dataclasses
+import datetime
 from collections.abc import Iterator
 from typing import Literal
 
@@ -121,6 +122,19 @@ class TokenizerOptions(config_lib.Config):
 
     tokenizer_path: str | None = None
     """Directory, file, ``package:NAME`` or hub id; the model's own tokenizer when unset."""
+
+    date: str | None = None
+    """What a chat template that writes today's date is told, as ``2026-12-01``; the day of the
+    run's first start when unset."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is no date."""
+        yield from super().problems()
+        if self.date is not None:
+            try:
+                datetime.date.fromisoformat(self.date)
+            except ValueError:
+                yield f"date must be a day such as 2026-12-01, got {self.date!r}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

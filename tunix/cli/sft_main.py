@@ -12,6 +12,7 @@ from tunix.cli import (
     errors,
     optimizers,
     run_settings,
+    run_text,
     sft_generation,
     sft_loading,
     sft_schema,
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> None:
     options = run.training_config
     model, path = build.make_model(run.model_config, build.make_mesh(run.model_config.mesh))
-    tokenizer = build.make_tokenizer(run.tokenizer_config, model, path)
+    tokenizer = run_text.make_tokenizer(run.tokenizer_config, model, path, directory)
     data = sft_loading.load_data(run, tokenizer)
     generation = None
     if run.evaluation.generation is not None and data.questions is not None:

@@ -40,7 +40,7 @@ class Checkpoint:
 
 def is_run(path: pathlib.Path) -> bool:
     """Return whether ``path`` is a run, its checkpoints or one of them."""
-    return (_run_of(path.expanduser().absolute()) / _CONFIG).is_file()
+    return (run_of(path.expanduser().absolute()) / _CONFIG).is_file()
 
 
 def find(
@@ -63,7 +63,7 @@ def find(
             not keep these weights.
     """
     path = path.expanduser().absolute()
-    run = _run_of(path)
+    run = run_of(path)
     if run == path.parent.parent:
         if step not in (None, int(path.name)):
             problem = f"--step {step} and {path} name different steps; give one of them"
@@ -191,7 +191,7 @@ def _restore(checkpoint: Checkpoint, model: nnx.Module) -> None:
     nnx.update(model, params)
 
 
-def _run_of(path: pathlib.Path) -> pathlib.Path:
+def run_of(path: pathlib.Path) -> pathlib.Path:
     """Return the directory of the run that ``path`` is, or is the checkpoints or a step of."""
     if path.parent.name == _CHECKPOINTS and path.name.isdigit():
         return path.parent.parent

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from tunix.cli import baseline, build, console, optimizers, run_plan, schema, sft_schema
+from tunix.cli import baseline, build, console, optimizers, run_plan, run_text, schema, sft_schema
 from tunix.data import errors, report, sources
 from tunix.sft import nonfinite, peft_trainer, profiler, run_directory
 
@@ -43,10 +43,14 @@ def print_header(
     directory: run_directory.RunDirectory,
 ) -> None:
     """Say what is trained, on which data, and where the run is kept."""
+    reports = list(reports)
     total, trained = build.count_parameters(model)
     OUT.print(f"model      {options.model_id}  ({total:,} parameters, {trained:,} trained)")
     for account in reports:
         OUT.print(f"data       {account}")
+    asked = [account for account in reports if account.trained_tokens is not None]
+    for line in run_text.record(directory, asked):
+        OUT.print(line)
     OUT.print(f"run        {directory.path}")
 
 

@@ -46,7 +46,10 @@ class ExampleReader:
             problems.append(f"{where}: {error}")
             return None
         example = dataclasses.replace(example, checksum=checksum)
-        return self._fit(example, row.where, where, problems)
+        kept = self._fit(example, row.where, where, problems)
+        if kept is not None and tokenize.is_plain(parsed, self._tokenizer):
+            self._account.plain_rows += 1
+        return kept
 
     def _fit(
         self, example: tokenize.TokenizedExample, row: str, where: str, problems: list[str]

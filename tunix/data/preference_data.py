@@ -58,7 +58,7 @@ def tokenize_pairs(
         if preference_tokens.is_same(found.chosen, found.rejected):
             fit.refuse_identical(row)
         else:
-            fit.keep(found, row)
+            fit.keep(found, row, is_plain=_is_plain(pair.prompt, tokenizer))
     return fit.dataset()
 
 
@@ -98,9 +98,13 @@ def tokenize_ratings(
     for row, rating in zip(rows, parsed, strict=True):
         found = fit.tokenized(row, lambda x=rating: preference_tokens.tokenize_rating(x, tokenizer))
         if found is not None:
-            fit.keep(found, row)
+            fit.keep(found, row, is_plain=_is_plain(rating.prompt, tokenizer))
     dataset = fit.dataset()
     return dataclasses.replace(dataset, examples=with_foreign_answers(dataset.examples, name=name))
+
+
+def _is_plain(prompt: str | preference_formats.Messages, tokenizer: tokenize.Tokenizer) -> bool:
+    return isinstance(prompt, str) and tokenizer.lacks_chat_template(prompt)
 
 
 def with_foreign_answers(

@@ -72,11 +72,12 @@ class Fit(Generic[ExampleT]):
                 "prefer; remove the row, or set identical to 'drop'"
             )
 
-    def keep(self, example: ExampleT, row: sources.Row) -> None:
-        """Count an example."""
+    def keep(self, example: ExampleT, row: sources.Row, *, is_plain: bool) -> None:
+        """Count an example; ``is_plain`` if it is text without the chat template."""
         account, answers = self._account, example.answers
         size = len(example.prompt) + sum(len(answer.tokens) for answer in answers)
         account.rows += 1
+        account.plain_rows += is_plain
         account.tokens += size
         account.trained_tokens = (account.trained_tokens or 0) + sum(a.length for a in answers)
         account.longest = max(account.longest, size)

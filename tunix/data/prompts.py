@@ -34,6 +34,10 @@ class PromptTokenizer(Protocol):
         """Return what a sampler should continue."""
         ...
 
+    def lacks_chat_template(self, text: str) -> bool:
+        """Return whether there is a chat template that nobody has applied to ``text``."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptDataConfig(config.Config):
@@ -170,6 +174,8 @@ def load_rows(
             else:
                 if _fits(length, row.where, settings, account, found):
                     kept.append(_with_prompts_first(row.values, column, prompt))
+                    is_text = isinstance(prompt, str)
+                    account.plain_rows += is_text and tokenizer.lacks_chat_template(prompt)
         problems += found
     if not kept and not problems:
         problems.append(f"no prompt is left; {account}")

@@ -21,6 +21,8 @@ class DataReport:
     """``None`` where nothing is trained, as of prompts."""
     longest: int = 0
     """Tokens of the longest row kept."""
+    plain_rows: int = 0
+    """Rows kept that are text, and lack the form of the tokenizer's chat template."""
     truncated: list[str] = dataclasses.field(default_factory=list)
     dropped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Places by reason."""

@@ -63,6 +63,10 @@ class Tokenizer(Protocol):
         """Return an id to fill rows with."""
         ...
 
+    def lacks_chat_template(self, text: str) -> bool:
+        """Return whether there is a chat template that nobody has applied to ``text``."""
+        ...
+
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -139,6 +143,16 @@ def tokenize(
             found = _tokenize_chat(example, tokenizer, rest)
     _check_bos(found.tokens, tokenizer)
     return found
+
+
+def is_plain(example: formats.Example, tokenizer: Tokenizer) -> bool:
+    """Return whether an example is text that lacks the form of the tokenizer's chat template."""
+    match example:
+        case formats.Text(text):
+            return tokenizer.lacks_chat_template(text)
+        case formats.PromptCompletion(prompt, completion):
+            return tokenizer.lacks_chat_template(prompt + completion)
+    return False
 
 
 def _tokenize_chat(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 from tunix.generate import gguf_tokenizer, tokenizer_settings
 from tunix.models import gguf_file, hf_files
@@ -42,3 +43,17 @@ def write(source: pathlib.Path, folder: pathlib.Path) -> None:
             path = folder / tokenizer_settings.TEMPLATE_FOLDER / f"{pathlib.Path(name).name}.jinja"
         path.parent.mkdir(exist_ok=True)
         path.write_text(template, encoding="utf-8")
+
+
+def remove_chat_templates(folder: pathlib.Path) -> None:
+    """Remove the chat templates from the files of a tokenizer, wherever they are."""
+    for name in (tokenizer_settings.TEMPLATE_FILE, "chat_template.json"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / tokenizer_settings.TEMPLATE_FOLDER, ignore_errors=True)
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.pop("chat_template", None) is not None:
+            path.write_text(
+                json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
