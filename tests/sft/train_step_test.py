@@ -191,6 +191,18 @@ def test_a_step_without_any_weight_changes_nothing_and_is_not_called_non_finite(
     assert (int(state.step), int(state.skipped)) == (1, 0)
 
 
+def test_a_step_of_little_weight_learns_as_much_as_one_of_much():
+    batch = toys.regression(4)
+    batch["weights"] /= batch["weights"].sum()
+    split, state, functions = setup(optimizer=optax.sgd(0.5))
+    whole, _ = functions.single(state, split.frozen, batch)
+    batch["weights"] /= 4.0
+    _, state, _ = setup(optimizer=optax.sgd(0.5))
+    quarter, metrics = functions.single(state, split.frozen, batch)
+    assert int(metrics["status"]) == train_step.LEARNED
+    np.testing.assert_allclose(quarter.params["w"], whole.params["w"], rtol=1e-6)
+
+
 def test_what_logs_hold_as_status_is_0_learned_1_not_finite_2_empty():
     assert (train_step.LEARNED, train_step.NONFINITE, train_step.EMPTY) == (0, 1, 2)
 
@@ -293,6 +305,15 @@ def test_the_old_state_is_donated_and_the_frozen_arrays_are_not():
     new_state, _ = functions.single(state, split.frozen, toys.regression(8))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new_state))
+
+
+def test_the_sums_so_far_are_donated_and_the_parameters_are_not():
+    split, state, functions = setup()
+    batch = toys.regression(8)
+    sums = functions.first(state.params, state.variables, split.frozen, batch)
+    functions.accumulate(sums, state.params, split.frozen, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(sums.grads))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 def test_the_state_of_a_mesh_comes_back_where_it_was():
