@@ -79,10 +79,79 @@ def test_a_system_message_stands_before_every_prompt(tiny_model, capsys, monkeyp
         generate_main.main([*line, "--raw", "--system", "Be brief."])
 
 
-def test_the_prompt_may_come_from_standard_input(capsys, tiny_model, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
-    (row,) = rows(capsys, tiny_model, "--max-new-tokens", "2")
-    assert row["prompt"] == "hello"
+def prompts_asked(monkeypatch, *arguments, standard_input):
+    """Return the texts that the command encodes, without running the model."""
+    asked = []
+
+    class Spy(Exception):
+        pass
+
+    def spy(tokenizer, text, as_chat, system):
+        asked.append(text)
+        return [1]
+
+    def stop(*args):
+        raise Spy
+
+    monkeypatch.setattr(generate_main, "_encode", spy)
+    monkeypatch.setattr(generate_main.build, "report_context", stop)
+    monkeypatch.setattr("sys.stdin", standard_input)
+    with pytest.raises(Spy):
+        generate_main.main(["tunix generate", *arguments])
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param("hello", ["hello"], id="one line without an end"),
+        pytest.param("hello\n", ["hello"], id="one line"),
+        pytest.param("a b\nc\n", ["a b", "c"], id="two lines"),
+        pytest.param("a\r\nb\r\n", ["a", "b"], id="lines of Windows"),
+        pytest.param("\ufeffa\nb", ["a", "b"], id="a byte order mark"),
+        pytest.param("a\n\n  \nb\n\n", ["a", "b"], id="blank lines are no prompts"),
+        pytest.param(" a \n", [" a "], id="spaces belong to the prompt"),
+        pytest.param("a\x0cb\u2028c\n", ["a\x0cb\u2028c"], id="only line feeds end a line"),
+    ],
+)
+def test_every_line_of_standard_input_is_a_prompt(given, expected, tiny_model, monkeypatch):
+    found = prompts_asked(monkeypatch, tiny_model, standard_input=io.StringIO(given))
+    assert found == expected
+
+
+def test_blank_lines_that_are_left_out_are_counted(tiny_model, monkeypatch, capsys):
+    prompts_asked(monkeypatch, tiny_model, standard_input=io.StringIO("a\n\n \nb\n"))
+    assert "blank lines of standard input are no prompts: 2 left out" in capsys.readouterr().err
+    prompts_asked(monkeypatch, tiny_model, standard_input=io.StringIO("a\nb\n"))
+    assert "blank" not in capsys.readouterr().err
+
+
+def test_a_prompt_of_several_lines_is_an_argument(tiny_model, monkeypatch):
+    arguments = (tiny_model, "--prompt", "a\nb", "--prompt", "c")
+    found = prompts_asked(monkeypatch, *arguments, standard_input=io.StringIO("not read"))
+    assert found == ["a\nb", "c"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        pytest.param(b"", "it holds no prompt; write one a line, or use --prompt", id="nothing"),
+        pytest.param(b" \n\n", "it holds no prompt", id="blank lines only"),
+        pytest.param(b"ab\xff", "byte 3 is not utf-8", id="other bytes than text"),
+    ],
+)
+def test_standard_input_without_prompts_is_refused_before_the_model_is_read(
+    given, problem, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+    assert main.main(["generate", "no/such/model"]) == errors.USAGE_ERROR
+    assert f"invalid standard input:\n  - {problem}" in capsys.readouterr().err
+
+
+def test_replies_to_lines_come_in_their_order(capsys, tiny_model, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nbye\n"))
+    found = rows(capsys, tiny_model, "--max-new-tokens", "2")
+    assert [row["prompt"] for row in found] == ["hello", "bye"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

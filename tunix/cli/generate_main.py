@@ -27,10 +27,10 @@ from tunix.utils import config as config_lib
 def main(argv: Sequence[str]) -> int:
     """Sample as ``argv`` says; ``argv[0]`` is the name of the program."""
     options = _parser(argv[0]).parse_args(argv[1:])
+    texts = options.prompt or _lines_of_input()
     compile_cache.enable()
     model, tokenizer, files = load(options)
     tokenizer = model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
-    texts = options.prompt or [sys.stdin.read()]
     as_chat = _is_chat(options, tokenizer)
     if options.system is not None and not as_chat:
         problem = "--system is part of a conversation, and the prompt is text; use --chat"
@@ -72,6 +72,30 @@ def main(argv: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _lines_of_input() -> list[str]:
+    """Return the prompts on standard input: one a line, without the blank ones.
+
+    Raises:
+        ConfigError: If there are none, or they are no UTF-8.
+    """
+    if sys.stdin.isatty():
+        print("reading prompts, one a line; end with Ctrl-D", file=sys.stderr)
+    try:
+        # Other characters that end a line somewhere, such as a form feed, are part of a prompt.
+        lines = sys.stdin.read().removeprefix("\ufeff").split("\n")
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start + 1} is not {error.encoding}; convert the prompts to it"
+        raise config_lib.ConfigError("standard input", [problem]) from error
+    prompts = [line.removesuffix("\r") for line in lines if line.strip()]
+    if not prompts:
+        problem = "it holds no prompt; write one a line, or use --prompt"
+        raise config_lib.ConfigError("standard input", [problem])
+    # What follows the last line's end is no line.
+    if blank := len(lines) - len(prompts) - (not lines[-1]):
+        print(f"blank lines of standard input are no prompts: {blank} left out", file=sys.stderr)
+    return prompts
 
 
 def load(
@@ -159,7 +183,12 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--step", type=int, help="checkpoint of a run; the latest by default")
     parser.add_argument("--weights", choices=run_weights.CHOICES, help=run_weights.HELP)
-    parser.add_argument("--prompt", action="append", help="repeat for several; else stdin is read")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        help="repeat for several; without it, every line of standard input is a prompt (one of "
+        'several lines: --prompt "$(cat FILE)")',
+    )
     parser.add_argument("--system", help="system message before every prompt")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
