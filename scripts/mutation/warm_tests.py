@@ -53,11 +53,11 @@ class WarmTests:
         self._limit = 30.0 + 4.0 * report["seconds"]
 
     def outcome(self, source: str) -> str:
-        """Return which test noticed this source of the module, that it timed out, or survived."""
+        """Return which test noticed this source of the module, or how it ended otherwise."""
         (self._tree / self._module).write_text(source)
         report = self._fork(self._limit, sort=True)
         if report is None:
-            return "timed out"
+            return "died or timed out"
         if not report["failed"]:
             return "survived"
         test = report["failed"][0]
@@ -68,7 +68,7 @@ class WarmTests:
         return -self._kills.get(test, 0), self._cost.get(test, 0.0)
 
     def _fork(self, limit: float, *, sort: bool) -> dict[str, Any] | None:
-        """Return the report of a run in a child, or ``None`` if it had to be ended."""
+        """Return the report of a run in a child, or ``None`` if it died or had to be ended."""
         read, write = os.pipe()
         with warnings.catch_warnings():
             # JAX has threads only once it has a backend, and this process never makes one.
@@ -168,16 +168,18 @@ def _import(names: list[str]) -> None:
 def _report_of(child: int, read: int, limit: float) -> dict[str, Any] | None:
     """Wait for a child's report; end it, and all that it started, when the time is over."""
     deadline, parts = time.monotonic() + limit, []
-    with os.fdopen(read, "rb", buffering=0) as pipe:
-        while (left := deadline - time.monotonic()) > 0 and select.select([pipe], [], [], left)[0]:
-            part = pipe.read(1 << 16)
-            if not part:
-                break
-            parts.append(part)
-        else:
-            parts = []
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if not parts:
-        return None
-    return json.loads(b"".join(parts))
+    try:
+        with os.fdopen(read, "rb", buffering=0) as pipe:
+            while (left := deadline - time.monotonic()) > 0 and (
+                select.select([pipe], [], [], left)[0]
+            ):
+                part = pipe.read(1 << 16)
+                if not part:
+                    break
+                parts.append(part)
+            else:
+                return None
+        return json.loads(b"".join(parts)) if parts else None  # nothing: the process died
+    finally:  # also when this process is interrupted: a mutant may run for ever
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
