@@ -82,6 +82,37 @@ class Mute(Exception):
     __repr__ = __str__
 
 
+class Wordless(Exception):
+    """One whose words end the program."""
+
+    def __str__(self):
+        sys.exit(3)
+
+
+class Unnamed(type):
+    @property
+    def __name__(cls):
+        raise RuntimeError("no name")
+
+
+class Nameless(Exception, metaclass=Unnamed):
+    """One whose class has no name to be told."""
+
+
+class Leaving:
+    """An object that ends the program where it is read."""
+
+    def __reduce__(self):
+        return sys.exit, (5,)
+
+
+class Stuck:
+    """An object that ends the program where it is written."""
+
+    def __reduce__(self):
+        raise KeyboardInterrupt
+
+
 def _raise(error):
     raise error
 
@@ -99,6 +130,34 @@ def _fork_and_hang():
     time.sleep(60.0)
 
 
+def _fork_and(in_child):
+    """Do this in a child; return a score of its own from here, once it has ended."""
+    child = os.fork()
+    if child == 0:
+        return in_child()
+    _, status = os.waitpid(child, 0)
+    return float(os.waitstatus_to_exitcode(status))
+
+
+def forks(completion, child):
+    return _fork_and(CHILDREN[child])
+
+
+async def forks_later(completion, child):
+    return _fork_and(CHILDREN[child])
+
+
+def forks_of_all(completions, child):
+    return [float(score) for score in [_fork_and(CHILDREN[child[0]])] * len(completions)]
+
+
+CHILDREN = {
+    "sys.exit": lambda: sys.exit(3),
+    "end": lambda: sys.exit(),
+    "return": lambda: -9.0,
+    "raise": lambda: _raise(ValueError("in the child")),
+}
+
 DEEDS = {
     "exit": lambda: os._exit(7),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -115,9 +174,13 @@ DEEDS = {
     "mute": lambda: _raise(Mute()),
     "long text": lambda: _raise(ValueError("x" * 10_000_000)),
     "surrogate": lambda: _raise(ValueError("bad \ud83d end")),
+    "no words": lambda: _raise(Wordless()),
+    "no name": lambda: _raise(Nameless("text")),
     "lambda": lambda: lambda: 0,
     "generator": lambda: (1.0 for _ in range(1)),
     "wild": Wild,
+    "leaving": Leaving,
+    "stuck": Stuck,
     "huge": lambda: bytes(1 << 27),
     "endless": lambda: itertools.repeat(1.0),
 }

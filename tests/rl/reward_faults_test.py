@@ -1,6 +1,8 @@
 """Reward functions that misbehave in the trainer's own process: bounded, told of, kept apart."""
 
+import asyncio
 import copy
+import functools
 import itertools
 import threading
 import time
@@ -109,7 +111,8 @@ def raises(error):
 
 
 def test_an_exception_or_a_value_without_words_is_told_of_all_the_same(caplog):
-    for error in (Vague(), Ended(), SystemExit(Mute()), process_rewards.Mute()):
+    wordless = process_rewards.Wordless()
+    for error in (Vague(), Ended(), SystemExit(Mute()), process_rewards.Mute(), wordless):
         result = run(rewards.Reward(fn=raises(error), on_error=-1.0))
         assert result.total.tolist() == [1.0, -1.0, 1.0]
         with pytest.raises(rewards.RewardError, match=r"text cannot be made.*at sample 1"):
@@ -117,6 +120,43 @@ def test_an_exception_or_a_value_without_words_is_told_of_all_the_same(caplog):
     assert "fn failed for 1 of 3 completions" in caplog.text
     with pytest.raises(rewards.RewardError, match=r"returned \(its text cannot be made.*sample 0"):
         run(lambda completion: Mute())
+
+
+def test_an_exception_whose_class_has_no_name_to_be_told_is_told_of():
+    with pytest.raises(rewards.RewardError, match="fn raised Nameless: text"):
+        run(raises(process_rewards.Nameless("text")))
+
+
+async def cancels_all(completion):
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(60.0)
+
+
+async def stops_the_loop(completion):
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(60.0)
+
+
+@pytest.mark.parametrize("limit", [None, 30.0])
+@pytest.mark.parametrize("fn", [cancels_all, stops_the_loop])
+def test_a_call_that_ends_the_loop_of_all_is_a_failure_and_no_waiting(fn, limit, capfd):
+    start = time.monotonic()
+    found = run(rewards.Reward(fn=fn, time_limit=limit, on_error=-1.0))
+    assert found.total.tolist() == [-1.0] * 3
+    with pytest.raises(rewards.RewardError, match=f"{fn.__name__} raised RuntimeError: "):
+        run(rewards.Reward(fn=fn, time_limit=limit))
+    assert time.monotonic() - start < 10.0
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coroutine_that_a_decorator_hides_is_told_of_and_leaves_no_warning():
+    async def later(completions):
+        return [1.0] * 3
+
+    with pytest.raises(rewards.RewardError, match="got coroutine; it was not awaited"):
+        run(functools.wraps(later)(lambda completions: later(completions)))
 
 
 def spoils(completion, nested, **columns):

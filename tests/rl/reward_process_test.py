@@ -1,5 +1,6 @@
 """Whatever becomes of a reward function's process: the other replies keep their scores."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -30,6 +31,11 @@ def is_running(pid):
     return True
 
 
+def wakes(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
 def is_gone_within(seconds, group):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -43,7 +49,10 @@ def is_gone_within(seconds, group):
 
 @pytest.mark.parametrize("on_error", [0.0, None, "raise"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
-def test_a_process_that_ends_or_stops_while_idle_is_replaced_and_counted(how, on_error):
+def test_a_process_that_ends_or_stops_while_idle_is_replaced_and_counted(
+    how, on_error, monkeypatch
+):
+    monkeypatch.setattr(reward_process, "TAKE_SECONDS", 1.0)
     manager = make(process_rewards.own_pid, workers=1, on_error=on_error, time_limit=2.0)
     first = call(manager)
     os.kill(int(first.total[0]), how)
@@ -55,6 +64,35 @@ def test_a_process_that_ends_or_stops_while_idle_is_replaced_and_counted(how, on
     assert [one.restarts["own_pid"] for one in (first, second, call(manager))] == [0, 1, 0]
     assert second.costs["reward_failed/own_pid"] == 0.0
     assert second.costs["reward_restarts/own_pid"] == 1.0
+    manager.close()
+
+
+@pytest.mark.parametrize("run_in", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("child", "expected"), [("sys.exit", 3.0), ("end", 0.0), ("return", 0.0), ("raise", 1.0)]
+)
+def test_a_process_that_a_function_forks_says_nothing_in_its_place(child, expected, run_in):
+    fns = [process_rewards.forks, process_rewards.forks_of_all]
+    fns += [process_rewards.forks_later] if run_in == "thread" else []
+    for fn in fns:
+        manager = rewards.RewardManager(rewards.Reward(fn=fn, run_in=run_in, time_limit=20.0))
+        for _ in range(2):  # nor in the place of a later call
+            found = call(manager, completions=["x"], child=[child])
+            assert found.total.tolist() == [expected] and not any(found.restarts.values())
+        manager.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_short_time_limit_is_for_the_function_and_not_for_what_goes_before(how):
+    manager = make(process_rewards.own_pid, workers=1, time_limit=0.3)
+    first = int(call(manager).total[0])
+    os.kill(first, how)  # a busy machine; or one where it takes long to import the function
+    wake = threading.Timer(1.0, wakes, (first,))
+    wake.start()
+    found = call(manager, completions=["x" * 1_000_000, "yy"])
+    assert len(set(found.total)) == 1 and (int(found.total[0]) == first) == (how == signal.SIGSTOP)
+    assert found.restarts == {"own_pid": int(how == signal.SIGKILL)}
+    wake.join()
     manager.close()
 
 
@@ -95,6 +133,8 @@ ENDINGS = {
     "mute": "raised Mute: (its text cannot be made: RuntimeError)",
     "long text": "raised ValueError: xxx",
     "surrogate": r"raised ValueError: bad \ud83d end",
+    "no words": "raised Wordless: (its text cannot be made: SystemExit)",
+    "no name": "raised Nameless: text",
 }
 
 
@@ -129,6 +169,8 @@ MISTAKES = {
     "lambda": "it returned function, which cannot leave its process",
     "generator": "it returned generator, which cannot leave its process",
     "wild": "what it returned cannot be read outside of its process",
+    "leaving": r"what it returned cannot be read outside of its process \(SystemExit: 5",
+    "stuck": r"it returned Stuck, which cannot leave its process \(KeyboardInterrupt",
     "huge": "it returned bytes of 134,217,",
 }
 

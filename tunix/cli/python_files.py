@@ -10,6 +10,7 @@ from typing import Any
 
 from tunix.cli import structure
 from tunix.utils import config as config_lib
+from tunix.utils import error_text
 
 KEYS = ("python_files", "reward_functions")
 """Settings that name files, in the order in which these are executed."""
@@ -83,4 +84,4 @@ def _where(error: BaseException, path: str, file: pathlib.Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     where = f"{path}, line {lines[-1]}" if lines else path
-    return f"{where}: {type(error).__name__}: {error}"
+    return f"{where}: {error_text.describe(error)}"

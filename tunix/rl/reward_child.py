@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 from tunix.rl import process_channel
@@ -39,8 +39,25 @@ def called(fn: Callable[..., Any], kwargs: Mapping[str, Any], most: int | None) 
         most: How many entries are expected of what it returns, which becomes a list of at most
             one more, as an iterator may have no end; ``None`` for a single value.
     """
-    value = fn(**kwargs)
-    return value if most is None else collected(value, most)
+    with one_process():
+        value = fn(**kwargs)
+        return value if most is None else collected(value, most)
+
+
+@contextlib.contextmanager
+def one_process() -> Iterator[None]:
+    """Have a process that a function forks end where it leaves the function.
+
+    Its caller waits in the other one, and would hear of two values, or not see it end.
+    """
+    owner = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != owner:
+            error = sys.exc_info()[1]
+            code = error.code if isinstance(error, SystemExit) else error
+            os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
 
 def collected(value: Any, most: int) -> Any:
@@ -92,7 +109,7 @@ def _answer(fn: Callable[..., Any], message: bytes) -> bytes:
     """Return what a call came to, as bytes."""
     try:
         kwargs, most = pickle.loads(message)
-    except Exception as error:
+    except BaseException as error:
         told = f"its arguments cannot be read in another process ({error_text.describe(error)})"
         return _said(UNUSABLE, f"{told}; use run_in='thread'")
     try:
@@ -102,7 +119,7 @@ def _answer(fn: Callable[..., Any], message: bytes) -> bytes:
     kind = type(value).__name__
     try:
         packed = pickle.dumps(value)
-    except Exception as error:
+    except BaseException as error:
         told = f"it returned {kind}, which cannot leave its process"
         return _said(UNUSABLE, f"{told} ({error_text.describe(error)}); return numbers")
     if len(packed) >= MOST_ANSWER_BYTES:

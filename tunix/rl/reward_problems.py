@@ -62,7 +62,8 @@ def of_failures(
 def of_values(name: str, values: Any, samples: Samples) -> list[str]:
     """Return what is wrong with the value of a reward function."""
     if not isinstance(values, list):
-        return [f"{name} must return a list of numbers, got {type(values).__name__}"]
+        found = type(values).__name__
+        return [f"{name} must return a list of numbers, got {found}{_not_awaited(values)}"]
     count = len(samples.completions)
     if len(values) != count:
         found = f"more than {count}" if len(values) > count else len(values)
@@ -90,6 +91,10 @@ def _raised(name: str, error: Exception) -> str:
 def _hint(value: object) -> str:
     if isinstance(value, (bool, np.bool_)):
         return f"; a truth value is no score: return float({value})"
+    return _not_awaited(value)
+
+
+def _not_awaited(value: object) -> str:
     if inspect.iscoroutine(value):
         value.close()  # nobody will await it
         return "; it was not awaited: write the function as async def"

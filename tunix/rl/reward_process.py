@@ -25,6 +25,10 @@ from tunix.utils import error_text
 START_SECONDS = 300.0
 """How long a child may take to import the function's module."""
 
+TAKE_SECONDS = 5.0
+"""How long a process may take to say that it has a call, where the call's own limit is shorter:
+that is for the function, while arguments may be large and the machine busy."""
+
 ATTEMPTS = 3
 """Processes that are started for one call before it is given up."""
 
@@ -135,7 +139,7 @@ class _Worker:
         if kind == reward_child.VALUE:
             try:
                 return pickle.loads(content)
-            except Exception as error:
+            except BaseException as error:  # never in the main thread: no interrupt of the user's
                 raise UnusableError(
                     "what it returned cannot be read outside of its process "
                     f"({error_text.describe(error)}); return numbers"
@@ -162,7 +166,9 @@ class _Worker:
         for _ in range(ATTEMPTS):
             if self._process is None:
                 self._start()
-            deadline = _deadline(START_SECONDS if time_limit is None else time_limit)
+            deadline = _deadline(
+                START_SECONDS if time_limit is None else max(time_limit, TAKE_SECONDS)
+            )
             with contextlib.suppress(EOFError, TimeoutError, process_channel.TooLongError):
                 self._channel.send(message, deadline=deadline)
                 if self._channel.receive(deadline=deadline) == reward_child.TAKEN:
@@ -225,13 +231,13 @@ def _message(kwargs: Mapping[str, Any], most: int | None) -> bytes:
     def fault_of(value: object) -> str | None:
         try:
             pickle.dumps(value)
-        except Exception as error:  # pickle raises whatever the object does
+        except BaseException as error:  # pickle raises whatever the object does
             return error_text.describe(error)
         return None
 
     try:
         return pickle.dumps((kwargs, most))
-    except Exception as error:
+    except BaseException as error:
         faults = [f"{n} ({why})" for n, value in kwargs.items() if (why := fault_of(value))]
         raise UnusableError(
             f"these arguments cannot go to another process: "

@@ -171,14 +171,22 @@ def _awaited(
     settings: reward_settings.Reward, calls: list[dict[str, Any]], most: int | None
 ) -> list[Any]:
     """Return value or exception of every call of an async function."""
-    limit, results = settings.time_limit, {}
+    limit, results, ended = settings.time_limit, {}, []
+
+    def run() -> None:
+        try:
+            asyncio.run(_gather(settings, calls, most, results))
+        except BaseException as error:  # a call has stopped the loop, or cancelled the others
+            ended.append(_as_failure(error))
+
     if limit is None:
-        asyncio.run(_gather(settings, calls, most, results))
+        run()
     else:
         # Every call has its own limit; this one ends those that never let the loop go on.
         rounds = 1 + -(-len(calls) // settings.num_workers)
-        _run_at_most(rounds * limit, lambda: asyncio.run(_gather(settings, calls, most, results)))
-    return [results[i] if i in results else _late(limit) for i in range(len(calls))]
+        _run_at_most(rounds * limit, run)
+    missing = ended[0] if ended else _late(limit)
+    return [results.get(i, missing) for i in range(len(calls))]
 
 
 async def _gather(
@@ -195,7 +203,8 @@ async def _gather(
             start, deadline = time.perf_counter(), asyncio.timeout(limit)
             try:
                 async with deadline:
-                    value = await settings.fn(**kwargs)
+                    with reward_child.one_process():
+                        value = await settings.fn(**kwargs)
                     value = value if most is None else reward_child.collected(value, most)
             except BaseException as error:
                 return _late(limit) if deadline.expired() else _as_failure(error)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from tunix.utils import config as config_lib
-from tunix.utils import score_functions
+from tunix.utils import error_text, score_functions
 
 RewardFn = Callable[..., Any]
 """For a batch: ``fn(prompts, completions, **columns)`` returns a list, a number or ``None`` per
@@ -97,7 +97,7 @@ class Reward(config_lib.Config):
             pickle.dumps(self.fn)
         except Exception as error:  # pickle raises whatever the object does
             yield (
-                f"{self.title} cannot go to another process ({type(error).__name__}: {error}); "
+                f"{self.title} cannot go to another process ({error_text.describe(error)}); "
                 "define it at the top of a module"
             )
 

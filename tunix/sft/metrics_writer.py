@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tunix.sft import metrics_backends
+from tunix.utils import error_text
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
 
@@ -154,5 +155,5 @@ class MetricsWriter:
                     "directory writable, then continue from the last checkpoint"
                 ) from error
             raise MetricsBackendError(
-                f"a metrics backend failed: {type(error).__name__}: {error}"
+                f"a metrics backend failed: {error_text.describe(error)}"
             ) from error

@@ -12,7 +12,7 @@ SHOWN_CHARACTERS = 1_000
 
 def describe(error: BaseException) -> str:
     """Return type and text of an exception, also of one whose text cannot be made."""
-    return f"{type(error).__name__}: {_text(str, error)}"
+    return f"{_name_of(error)}: {_text(str, error)}"
 
 
 def shown(value: object) -> str:
@@ -45,5 +45,10 @@ def shorten(text: str, limit: int) -> str:
 def _text(make: Callable[[object], str], value: object) -> str:
     try:
         return shorten(make(value), SHOWN_CHARACTERS)
-    except Exception as error:  # whatever the user's class does
-        return f"(its text cannot be made: {type(error).__name__})"
+    except BaseException as error:  # whatever the user's class does: it may even call sys.exit
+        return f"(its text cannot be made: {_name_of(error)})"
+
+
+def _name_of(error: BaseException) -> str:
+    # ``__name__`` of its class may be a property of that class's own class.
+    return type.__dict__["__name__"].__get__(type(error))
