@@ -81,7 +81,7 @@ def test_a_file_may_say_how_its_functions_are_run(write):
     )
     functions = reward_loading.load_reward_functions([path])
     manager = rewards.RewardManager(functions)
-    assert manager.names == ("slow", "Matches", "LengthWithin")
+    assert manager.names == ("slow", "formed", "short")
     result = manager(["?"] * 2, ["aa", "b"], {"answer": [1, 2], "completion_ids": [[5], [6]]})
     manager.close()
     assert result.total.tolist() == [3.0, 2.0]
@@ -125,6 +125,46 @@ def test_a_function_is_used_whatever_the_order_of_what_it_takes(write, signature
         f"def fmt({signature}): return 1.0\n",
     )
     assert sorted_out(path) == (("exact", "fmt"), {})
+
+
+def test_a_function_is_called_what_its_file_calls_it(write):
+    path = write(
+        "named.py",
+        "import functools\n"
+        "from tunix.rl import rewards\n"
+        "from tunix.rl.reward_fns.maths import right_answer as solved\n"
+        "class Near:\n"
+        "    def __call__(self, completions): return [0.0]\n"
+        "def _scaled(completions, by): return [by]\n"
+        "def _plain(fn):\n"
+        "    def wrapper(completions): return fn(completions)\n"
+        "    return wrapper\n"
+        "near, nearer = Near(), Near()\n"
+        "half = functools.partial(_scaled, by=0.5)\n"
+        "long = lambda completions: [1.0]\n"
+        "short = lambda completions: [2.0]\n"
+        "@_plain\n"
+        "def decorated(completions): return [3.0]\n"
+        "limited = rewards.Reward(fn=half, time_limit=9.0)\n"
+        "titled = rewards.Reward(fn=near, name='close')\n"
+        "public = ['near', 'nearer', 'half', 'solved', 'long', 'short', 'decorated']\n"
+        "__all__ = [*public, 'limited', 'titled']\n",
+    )
+    fns = reward_loading.load_reward_functions([path])
+    found = rewards.RewardManager(fns)(["?"], ["1"], {"answer": ["1"]})
+    assert {name: float(score[0]) for name, score in found.per_function.items()} == {
+        "near": 0.0,
+        "nearer": 0.0,
+        "half": 0.5,
+        "solved": 1.0,
+        "long": 1.0,
+        "short": 2.0,
+        "decorated": 3.0,
+        "limited": 0.5,
+        "close": 0.0,
+    }
+    without = "short = lambda completion: 1.0\nlong = lambda completion: 0.0\n"
+    assert sorted_out(write("lambdas.py", without)) == (("short", "long"), {})
 
 
 def test_functions_as_users_of_trl_write_them_score_beside_others(write):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.rl import helpers
-from tunix.rl import evaluation, prompt_batch, rewards
+from tunix.rl import evaluation, prompt_batch, reward_manager, rewards
 from tunix.utils import config as config_lib
 
 BATCHES = [
@@ -58,6 +58,21 @@ def test_accuracy_is_about_one_function_whatever_the_others_say():
     assert found["right"].right.tolist() == [False, False, True, False]
     assert found[None].metrics["reward_failed/fails"] == 0.5
     assert len({one.mean_reward for one in found.values()}) == 1
+
+
+class Judge(reward_manager.AbstractRewardManager):
+    """Compares replies, and has no function of its own."""
+
+    def __call__(self, prompts, completions, columns):
+        return reward_manager.RewardResult(total=np.asarray(columns["worth"]), per_function={})
+
+
+def test_accuracy_is_about_the_reward_where_a_manager_has_no_functions(cluster):
+    result = evaluate(cluster, reward_fns=Judge())
+    assert result.accuracy_function == "reward" and result.mean_reward == 2.5
+    assert result.right.tolist() == [False, True, True, True]
+    with pytest.raises(config_lib.ConfigError, match=r"'worth' is not one of \[\]"):
+        evaluate(helpers.make_cluster(accuracy_function="worth"), reward_fns=Judge())
 
 
 def test_a_function_for_accuracy_that_is_none_is_told_of_before_training():

@@ -34,6 +34,7 @@ def load_reward_functions(
     a reply, and whose arguments all have a value. One that begins with ``prompts,
     completions`` or ``prompt, completion``, or takes ``completions`` and ``**kwargs``, is a
     reward beyond doubt: if it needs a column that there is not, that is an error of the run.
+    Metrics call them what the file does.
 
     Args:
         paths: The files.
@@ -104,7 +105,7 @@ def _listed(module: types.ModuleType, path: str, names: Sequence[str]) -> _Conte
         for name in names
         if not _is_settings(value := vars(module).get(name)) and not _takes_texts(value)
     ]
-    functions = [] if problems else [vars(module)[name] for name in names]
+    functions = [] if problems else [_named(name, vars(module)[name]) for name in names]
     return _Content(functions=functions, problems=problems)
 
 
@@ -117,17 +118,31 @@ def _found(module: types.ModuleType, path: str, columns: Collection[str] | None)
     if settings := [name for name, value in public.items() if _is_settings(value)]:
         problem = f"{path} makes {settings} but has no __all__; list there what is to be used"
         return _Content(functions=[], problems=[problem])
-    functions: list[RewardFn] = []
+    used: dict[str, RewardFn] = {}
     unused: dict[str, str] = {}
     for name, value in public.items():
-        if any(value is one for one in functions):  # a second name of the same
+        if any(value is one for one in used.values()):  # a second name of the same
             continue
         why = _why_not(value, module, columns)
         if why is None:
-            functions.append(value)
+            used[name] = value
         elif why:
             unused[name] = why
+    functions = [_named(name, value) for name, value in used.items()]
     return _Content(functions=functions, unused=unused)
+
+
+def _named(name: str, value: Any) -> RewardFn:
+    """Return a reward that is called what its file calls it, unless its settings say otherwise.
+
+    A lambda, a partial, an object and what a decorator returns have no names of their own that
+    would tell them apart.
+    """
+    if _is_settings(value):
+        is_named = isinstance(value.fn, types.FunctionType) and value.fn.__name__ != "<lambda>"
+        return value if value.name or is_named else dataclasses.replace(value, name=name)
+    is_called_so = score_functions.name_of(value) == name
+    return value if is_called_so else reward_settings.Reward(fn=value, name=name)
 
 
 def _why_not(value: Any, module: types.ModuleType, columns: Collection[str] | None) -> str | None:

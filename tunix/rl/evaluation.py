@@ -13,6 +13,9 @@ from tunix.utils import config as config_lib
 RIGHT = 1.0
 """The score from which on a reply counts as right."""
 
+TOTAL = "reward"
+"""What accuracy is about where a reward manager has no functions."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -25,7 +28,7 @@ class Evaluation:
     per_function: Mapping[str, Float[np.ndarray, " B"]]
     lengths: Sequence[int]
     accuracy_function: str
-    """The function whose score says which completions are right."""
+    """The function whose score says which completions are right; else :data:`TOTAL`."""
     failed: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Completions that a function failed for, by its name."""
 
@@ -42,6 +45,8 @@ class Evaluation:
     @property
     def right(self) -> Bool[np.ndarray, " B"]:
         """Which completions have a score of at least 1 from ``accuracy_function``."""
+        if not self.per_function:
+            return self.rewards >= RIGHT
         return self.per_function[self.accuracy_function] >= RIGHT  # where it does not apply: no
 
     @property
@@ -126,14 +131,14 @@ def evaluate(
 
 
 def accuracy_function(config: rl_cluster.RLTrainingConfig, names: Sequence[str]) -> str:
-    """Return the function that accuracy is about: the one that is named, or the first.
+    """Return the function that accuracy is about: the one that is named, or the first, if any.
 
     Raises:
         ConfigError: If there is none of this name.
     """
     name = config.accuracy_function
     if name is None:
-        return names[0]
+        return names[0] if names else TOTAL
     if name not in names:
         hint = config_lib.did_you_mean(name, names)
         problem = f"accuracy_function {name!r} is not one of {list(names)}{hint}"
