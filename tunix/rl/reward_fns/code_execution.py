@@ -25,7 +25,8 @@ class CodeExecution:
     """
 
     limits: sandbox.SandboxLimits = dataclasses.field(default_factory=sandbox.SandboxLimits)
-    """What each run may use; every test is a run of its own."""
+    """What each run may use; every test is a run of its own. Of its output everything counts, up to
+    ``file_bytes``."""
 
     all_or_nothing: bool = False
     """Whether a program that fails a test is worth nothing."""
@@ -58,16 +59,21 @@ class CodeExecution:
         return scores
 
     def _passes(self, program: str, test: str | Mapping[str, str]) -> bool:
+        # What is cut off could be wrong, or the end that is looked for.
+        most = max(self.limits.output_bytes, self.limits.file_bytes)
+        limits = dataclasses.replace(self.limits, output_bytes=most)
         if isinstance(test, str):
             word = secrets.token_hex(16)
             source = f"{program}\n\n{test}\n\nprint({word!r})\n"
-            result = sandbox.run_python(source, limits=self.limits)
+            result = sandbox.run_python(source, limits=limits)
             return result.returncode == 0 and result.stdout.rstrip().endswith(word)
-        if not isinstance(test, Mapping) or set(test) != {"stdin", "stdout"}:
+        is_mapping = isinstance(test, Mapping) and set(test) == {"stdin", "stdout"}
+        if not is_mapping or not all(isinstance(text, str) for text in test.values()):
             raise ValueError(
-                f"a test is text or a mapping of stdin and stdout, got {test!r}; see CodeExecution"
+                "a test is text or a mapping of stdin and stdout, which are texts, got "
+                f"{test!r}; see CodeExecution"
             )
-        result = sandbox.run_python(program, stdin=test["stdin"], limits=self.limits)
+        result = sandbox.run_python(program, stdin=test["stdin"], limits=limits)
         return result.returncode == 0 and _lines(result.stdout) == _lines(test["stdout"])
 
 
