@@ -118,6 +118,7 @@ OVERLONG = {
 """Shows in what long completions lose."""
 
 ELSEWHERE = {
+    "RLTrainingConfig.accuracy_function": "tests/rl/evaluation_test.py",
     "AlarmConfig.reward_failed": "tests/rl/alarms_test.py",
     "AlgorithmConfig.off_policy_steps": "tests/rl/rollout_pipeline_test.py",
     "AlgorithmConfig.partial_rollout_tokens": "tests/rl/partial_rollout_test.py",
