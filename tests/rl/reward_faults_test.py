@@ -14,6 +14,7 @@ import pytest
 from tests.rl import process_rewards
 from tunix.rl import rewards
 from tunix.sft import reply_scores
+from tunix.utils import config as config_lib
 
 PROMPTS = ["a?", "b?", "c?"]
 COMPLETIONS = ["x", "yy", "zzz"]
@@ -125,6 +126,26 @@ def test_an_exception_or_a_value_without_words_is_told_of_all_the_same(caplog):
 def test_an_exception_whose_class_has_no_name_to_be_told_is_told_of():
     with pytest.raises(rewards.RewardError, match="fn raised Nameless: text"):
         run(raises(process_rewards.Nameless("text")))
+
+
+@pytest.mark.parametrize("limit", [1e9, 1e10, 1e18, 1e30])
+def test_a_limit_of_ages_is_none(limit):
+    async def later(completion):
+        return 1.0
+
+    fns = [rewards.Reward(fn=fn, time_limit=limit) for fn in (lambda completion: 1.0, later)]
+    assert run(fns).total.tolist() == [2.0] * 3
+
+
+def test_a_function_does_not_take_the_name_of_the_penalty_for_length():
+    def overlong(completion):
+        return 1.0
+
+    named = rewards.Reward(fn=lambda completion: 1.0, name="overlong")
+    for fn in (overlong, [overlong, len], named):
+        with pytest.raises(config_lib.ConfigError, match=r"'overlong' is what metrics .* another"):
+            run(fn)
+    assert run(rewards.Reward(fn=overlong, name="short")).per_function.keys() == {"short"}
 
 
 async def cancels_all(completion):

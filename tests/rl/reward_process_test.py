@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -229,6 +231,28 @@ def test_a_process_that_cannot_start_stops_the_run_whatever_failures_count_as(
     assert time.monotonic() - start < 20.0  # not once more for every reply
     manager.close()
     monkeypatch.delitem(__import__("sys").modules, "fragile_rewards")
+
+
+@pytest.mark.parametrize("function", ["def one(completion): return 1.0", "from apart import one"])
+def test_a_script_that_would_start_itself_again_is_told_of_once(function, tmp_path):
+    (tmp_path / "apart.py").write_text("def one(completion): return 1.0\n")
+    (tmp_path / "script.py").write_text(
+        f"from tunix.rl import rewards\n{function}\nprint('script begins', flush=True)\n"
+        "fn = rewards.Reward(fn=one, run_in='process', on_error=0.0)\n"
+        "print(rewards.RewardManager(fn)(['?'], ['x'], {}).total, flush=True)\n"
+    )
+    command = [sys.executable, "script.py"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert found.returncode == 1 and found.stdout.split("\n") == ["script begins"] * 2 + [""]
+    assert "under if __name__ == '__main__':" in found.stderr.splitlines()[-1]
+    assert found.stderr.count("RewardError: ") == 1
+
+
+def test_a_function_that_tells_of_no_module_runs_all_the_same(monkeypatch):
+    monkeypatch.setattr(process_rewards.own_pid, "__module__", None)
+    manager = make(process_rewards.own_pid)
+    assert not set(call(manager).total) & {0.0, os.getpid()}
+    manager.close()
 
 
 def test_a_process_that_takes_no_call_is_replaced_only_so_often(monkeypatch):

@@ -33,6 +33,11 @@ ATTEMPTS = 3
 """Processes that are started for one call before it is given up."""
 
 
+_NAME = "tunix reward function"
+_UNGUARDED = 113
+"""Exit code of a process that would start others while it still executes the script again."""
+
+
 class ProcessError(RuntimeError):
     """What a call in a process ended with, in words."""
 
@@ -186,6 +191,13 @@ class _Worker:
                 self.close()
                 raise UnusableError(f"its process did not start in {START_SECONDS} s") from None
             except EOFError:
+                self._process.join(1.0)
+                if self._process.exitcode == _UNGUARDED:
+                    self.close()
+                    raise UnusableError(
+                        "its process executes the script again, and that starts the processes "
+                        "again: put what the script does under if __name__ == '__main__':"
+                    ) from None
                 reason = self._ending()
                 continue
             except OSError as error:  # no memory, or no process, is left for now
@@ -199,10 +211,13 @@ class _Worker:
         raise UnusableError(f"its process cannot start, tried {ATTEMPTS} times: {reason}")
 
     def _launch(self) -> None:
+        current = multiprocessing.current_process()
+        if current.name == _NAME and getattr(current, "_inheriting", False):
+            os._exit(_UNGUARDED)  # an error would be told of by every process
         context = multiprocessing.get_context("spawn")  # a fork of a process with JAX can hang
         ours, theirs = socket.socketpair()
         given = (theirs, self._payload)
-        process = context.Process(target=reward_child.serve, args=given, daemon=True)
+        process = context.Process(target=reward_child.serve, args=given, daemon=True, name=_NAME)
         try:
             process.start()
         except BaseException:
@@ -261,7 +276,7 @@ def _source_of(fn: Any) -> tuple[str, str] | None:
     if isinstance(fn, types.MethodType):
         fn = fn.__self__
     owner = fn if isinstance(fn, (types.FunctionType, type)) else type(fn)
-    file = vars(sys.modules[owner.__module__]).get("__file__")
+    file = getattr(sys.modules.get(owner.__module__), "__file__", None)
     return None if file is None or owner.__module__ == "__main__" else (owner.__module__, file)
 
 

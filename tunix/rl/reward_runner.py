@@ -148,7 +148,7 @@ def _run_at_most(seconds: float, action: Callable[[], object]) -> None:
     # A daemon, so that a call that never returns does not keep the program from ending.
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(min(seconds, threading.TIMEOUT_MAX))
 
 
 def _caught(settings: reward_settings.Reward, kwargs: dict[str, Any], most: int | None) -> Any:

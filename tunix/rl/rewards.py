@@ -20,7 +20,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tunix.rl import abstract_reward_manager, reward_problems, reward_runner, reward_settings
+from tunix.rl import (
+    abstract_reward_manager,
+    reward_problems,
+    reward_runner,
+    reward_settings,
+    reward_shaping,
+)
 from tunix.utils import config as config_lib
 from tunix.utils import score_functions
 
@@ -76,6 +82,11 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
                 settings.append(one if isinstance(one, Reward) else Reward(fn=one))
             except config_lib.ConfigError as error:
                 problems += error.problems
+        if any(one.title == reward_shaping.OVERLONG for one in settings):
+            problems.append(
+                f"{reward_shaping.OVERLONG!r} is what metrics and logs call the penalty for long "
+                "completions; give the function another name"
+            )
         if len(weights) != len(given):
             problems.append(f"reward_weights has {len(weights)} values for {len(given)} functions")
         problems += [
