@@ -3,7 +3,7 @@
 import pytest
 
 from tunix.cli import command, grpo_schema, rl_data
-from tunix.data import prompts
+from tunix.data import errors, prompts
 from tunix.generate import tokenizer_adapter
 
 CURRICULUM = "curriculum: {}"
@@ -14,10 +14,10 @@ def load(tmp_path, tiny_model):
     """Return a function from YAML to the data of a built-in task."""
     tokenizer = tokenizer_adapter.load_tokenizer(tiny_model)
 
-    def loaded(text):
+    def loaded(text, longest=500):
         path = tmp_path / "run.yaml"
         head = "task: larger_number\nnum_train_epochs: 1\nmodel_config: {model_id: x}\n"
-        path.write_text(head + "rollout_config: {max_prompt_length: 500}\n" + text)
+        path.write_text(head + f"rollout_config: {{max_prompt_length: {longest}}}\n" + text)
         request = command.parse(["tunix", str(path)], grpo_schema.GrpoRun, "")
         return rl_data.load(request.run, tokenizer)
 
@@ -40,3 +40,9 @@ def test_a_curriculum_stands_at_its_first_draw(load):
 def test_training_and_held_out_prompts_have_names_of_their_own(load):
     names = [account.source for account in load("").reports]
     assert names == ["task larger_number", "task larger_number (held out)"]
+
+
+def test_prompts_to_train_and_to_evaluate_on_are_all_read_before_anything_is_said(load):
+    with pytest.raises(errors.DataError) as caught:
+        load("", longest=1)
+    assert caught.value.source == "task larger_number, task larger_number (held out)"

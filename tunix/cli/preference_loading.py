@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tunix.cli import preference_schema, training_run
-from tunix.data import preference_data, preference_fit, sources
+from tunix.data import errors, preference_data, preference_fit, sources
 from tunix.generate import tokenizer_adapter
 
 Dataset = preference_fit.PreferenceDataset
@@ -28,16 +28,27 @@ def load_data(
         DataError: lists everything wrong with the files and their rows.
     """
     columns = run.data_config.columns or None
-    rows = sources.read_rows(run.data_path, columns=columns)
+    faults, problems, held_out_problems = errors.Faults(), [], []
+    rows = sources.read_rows(run.data_path, columns=columns, problems=problems)
     held_out: Sequence[sources.Row] = []
     held_out_name = run.data_path
     if run.eval_data_path is not None:
-        held_out = sources.read_rows(run.eval_data_path, columns=columns)
+        held_out = sources.read_rows(
+            run.eval_data_path, columns=columns, problems=held_out_problems
+        )
         held_out_name = run.eval_data_path
-    elif run.train_fraction < 1.0:
+    elif run.train_fraction < 1.0 and not (problems and len(rows) < 2):
         rows, held_out = training_run.split_rows(rows, run.train_fraction, name=run.data_path)
     read = preference_data.tokenize_ratings if run.is_rated else preference_data.tokenize_pairs
-    data = read(rows, tokenizer, run.data, name=run.data_path)
-    if not held_out:
-        return data, None
-    return data, read(held_out, tokenizer, run.eval_data, name=f"{held_out_name} (held out)")
+    data = held_out_data = None
+    with faults.noted():
+        data = read(rows, tokenizer, run.data, name=run.data_path, problems=problems)
+    if held_out or held_out_problems:
+        name = f"{held_out_name} (held out)"
+        with faults.noted():
+            held_out_data = read(
+                held_out, tokenizer, run.eval_data, name=name, problems=held_out_problems
+            )
+    faults.check()
+    assert data is not None  # else there are faults
+    return data, held_out_data

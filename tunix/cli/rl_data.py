@@ -56,21 +56,25 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         num_epochs=run.num_train_epochs,
     )
     name = f"task {run.task}" if run.task is not None else str(run.data_path)
-    rows, account = prompts.load_rows(train, tokenizer, settings, name=name)
-    _require_a_batch(account, run.batch_size)
+    faults, rows, eval_batch = errors.Faults(), None, None
+    reports: list[report.DataReport] = []
+    with faults.noted():
+        rows, account = prompts.load_rows(train, tokenizer, settings, name=name)
+        _require_a_batch(account, run.batch_size)
+        reports.append(account)
+    if held_out is not None:
+        held_out_name = f"{name if run.eval_data_path is None else run.eval_data_path} (held out)"
+        with faults.noted():
+            eval_batch, account = _load_all(held_out, tokenizer, settings, name=held_out_name)
+            reports.append(account)
+    faults.check()
+    assert rows is not None  # else there are faults
     columns = [*rows[0], *prompt_batch.ROLLOUT_COLUMNS]
     reward_fns: list[rewards.RewardFn] = (
         reward_loading.load_reward_functions(run.reward_functions, columns=columns)
         if run.task is None
         else [*tasks.TASKS[run.task].reward_fns]
     )
-    eval_batch, reports = None, [account]
-    if held_out is not None:
-        name = name if run.eval_data_path is None else run.eval_data_path
-        eval_batch, held_out_account = _load_all(
-            held_out, tokenizer, settings, name=f"{name} (held out)"
-        )
-        reports.append(held_out_account)
     return RLData(
         train_ds=_training_batches(run, rows, settings),
         eval_batch=eval_batch,

@@ -1,11 +1,11 @@
 """The data of ``tunix sft``: from the settings to batches and an account of every row."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tunix.cli import sft_schema, training_run
-from tunix.data import mixing, questions, report, sft_data, sft_stream, sources
+from tunix.data import errors, mixing, questions, report, sft_data, sft_stream, sources
 from tunix.generate import tokenizer_adapter
 
 
@@ -27,30 +27,33 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
     Raises:
         DataError: lists everything wrong with the files and their rows.
     """
-    options = run.data_config
+    faults = errors.Faults()
     held_out = {f"{path} (held out)": _read(path, run) for path in run.eval_data_paths}
-    if options.streaming_window is not None:
-        train_ds: Any = sft_stream.SftStream(
-            list(run.data_paths),
-            tokenizer,
-            run.data,
-            window=options.streaming_window,
-            columns=options.columns or None,
-        )
-        reports = [train_ds.report]
+    train_ds: Any = None
+    reports: list[report.DataReport] = []
+    if run.data_config.streaming_window is not None:
+        with faults.noted():
+            train_ds = sft_stream.SftStream(
+                list(run.data_paths),
+                tokenizer,
+                run.data,
+                window=run.data_config.streaming_window,
+                columns=run.data_config.columns or None,
+            )
+            reports.append(train_ds.report)
     else:
-        parts = []
+        train = {}
         for path in run.data_paths:
-            rows, rest = training_run.split_rows(_read(path, run), run.train_fraction, name=path)
-            parts.append(sft_data.tokenize_rows(rows, tokenizer, run.data, name=path))
-            if rest:
-                held_out[f"{path} (held out)"] = rest
+            with faults.noted():
+                train[path], rest = _split(_read(path, run), run, path)
+                if rest.rows:
+                    held_out[f"{path} (held out)"] = rest
+        parts = _tokenized(train, tokenizer, run.data, faults)
+        reports += [account for _, account in parts]
+    found = _tokenized(held_out, tokenizer, run.eval_data, faults)
+    faults.check()
+    if train_ds is None:
         train_ds = _batches(parts, tokenizer, run.data, _order(run, parts))
-        reports = [account for _, account in parts]
-    found = [
-        sft_data.tokenize_rows(rows, tokenizer, run.eval_data, name=name)
-        for name, rows in held_out.items()
-    ]
     asked, asked_reports = _questions(held_out, tokenizer, run)
     return SftData(
         train_ds=train_ds,
@@ -70,12 +73,46 @@ def longest(run: sft_schema.SftRun, data: SftData) -> int:
 _Part = tuple[sft_data.Rows, report.DataReport]
 
 
-def _read(path: str, run: sft_schema.SftRun) -> Sequence[sources.Row]:
-    return sources.read_rows(path, columns=run.data_config.columns or None)
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows that could be read, and what is wrong with the others."""
+
+    rows: Sequence[sources.Row]
+    problems: Sequence[str] = ()
+
+
+def _read(path: str, run: sft_schema.SftRun) -> _Rows:
+    problems: list[str] = []
+    rows = sources.read_rows(path, columns=run.data_config.columns or None, problems=problems)
+    return _Rows(rows, problems)
+
+
+def _split(read: _Rows, run: sft_schema.SftRun, path: str) -> tuple[_Rows, _Rows]:
+    """Return the rows to train on, with all problems, and those that are held out."""
+    if read.problems and len(read.rows) < 2:  # how many there will be is not known yet
+        return read, _Rows([])
+    rows, rest = training_run.split_rows(read.rows, run.train_fraction, name=path)
+    return _Rows(rows, read.problems), _Rows(rest)
+
+
+def _tokenized(
+    read: Mapping[str, _Rows],
+    tokenizer: tokenizer_adapter.TokenizerAdapter,
+    settings: sft_data.SftDataConfig,
+    faults: errors.Faults,
+) -> list[_Part]:
+    parts = []
+    for name, found in read.items():
+        with faults.noted():
+            part = sft_data.tokenize_rows(
+                found.rows, tokenizer, settings, name=name, problems=found.problems
+            )
+            parts.append(part)
+    return parts
 
 
 def _questions(
-    held_out: dict[str, Sequence[sources.Row]],
+    held_out: Mapping[str, _Rows],
     tokenizer: tokenizer_adapter.TokenizerAdapter,
     run: sft_schema.SftRun,
 ) -> tuple[questions.Questions | None, list[report.DataReport]]:
@@ -83,7 +120,7 @@ def _questions(
     options = run.evaluation.generation
     if options is None:
         return None, []
-    rows = [row for part in held_out.values() for row in part]
+    rows = [row for part in held_out.values() for row in part.rows]
     asked, account = questions.from_rows(
         rows, tokenizer, run.eval_data, limit=options.num_prompts, name="prompts to reply to"
     )

@@ -1,8 +1,18 @@
 """One error for everything that is wrong with a data set."""
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 _SHOWN = 20
+_LONGEST = 800
+"""Characters of a line; a row may have thousands of columns."""
+
+_PLACE = re.compile(r"(?P<file>.*?(?::|(?:^|: )(?:row|item) ))(?P<number>\d+): ", re.DOTALL)
+"""Where a sentence is about, as ``sources`` and ``files`` write it: ``FILE:2``, ``FILE: row 2``."""
+
+_Problem = tuple[str, str, str]
+"""File, number of the row, and what is wrong there; the first two are empty without a place."""
 
 
 class DataError(ValueError):
@@ -13,8 +23,85 @@ class DataError(ValueError):
         super().__init__(source, self.problems)  # args as passed, so that the error pickles
 
     def __str__(self) -> str:
-        """Return one line per problem, the first twenty of them."""
-        lines = [f"\n  - {p}" for p in self.problems[:_SHOWN]]
-        if len(self.problems) > _SHOWN:
-            lines.append(f"\n  - and {len(self.problems) - _SHOWN} more")
+        """Return one line per kind of problem with its rows, the first twenty kinds."""
+        found = _lines(self.problems)
+        lines = [f"\n  - {_shortened(line)}" for line in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"\n  - and {len(found) - _SHOWN} more")
         return f"cannot use {self.source}:" + "".join(lines)
+
+
+class Faults:
+    """What is wrong with several data sets, to be said in one message."""
+
+    def __init__(self):
+        self._found: list[DataError] = []
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep a ``DataError`` for later; the rest of the block is left out."""
+        try:
+            yield
+        except DataError as error:
+            self._found.append(error)
+
+    def check(self) -> None:
+        """Raise what was kept.
+
+        Raises:
+            DataError: If anything was.
+        """
+        problems = [problem for error in self._found for problem in error.problems]
+        if problems:
+            names = dict.fromkeys(error.source for error in self._found)
+            raise DataError(", ".join(names), list(dict.fromkeys(problems)))
+
+
+def _lines(problems: Sequence[str]) -> list[str]:
+    """Return every sentence once with the rows it is about.
+
+    Where that leaves too many, sentences about rows that differ only in numbers are one, too.
+    """
+    found = []
+    for problem in problems:
+        place = _PLACE.match(problem)
+        file, number = (place["file"], place["number"]) if place else ("", "")
+        found.append((file, number, problem[place.end() :] if place else problem))
+    lines = _grouped(found, lambda file, sentence: sentence)
+    if len(lines) > _SHOWN:
+        lines = _grouped(found, lambda file, s: re.sub(r"\d+", "0", s) if file else s)
+    return lines
+
+
+def _grouped(found: Sequence[_Problem], kind: Callable[[str, str], str]) -> list[str]:
+    kinds: dict[tuple[bool, str], list[_Problem]] = {}
+    for file, number, sentence in found:
+        key = (bool(file), kind(file, sentence))
+        kinds.setdefault(key, []).append((file, number, sentence))
+    return [_line(alike) for alike in kinds.values()]
+
+
+def _line(found: Sequence[_Problem]) -> str:
+    file, number, sentence = found[0]
+    first = f"{file}{number}"
+    if len(found) == 1:
+        return f"{first}: {sentence}" if first else sentence
+    if not first:
+        return f"{len(found)} times: {sentence}"
+    others = []
+    for name, other, _ in found[1:_SHOWN]:
+        others.append(other if name == file else f"{name}{other}")
+        file = name
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    rows = f"the first is {first}, then {', '.join(others)}{more}"
+    if all(other == sentence for *_, other in found):
+        return f"{len(found)} rows: {sentence}; {rows}"
+    return f"{len(found)} rows, of the first: {sentence}; {rows}"
+
+
+def _shortened(line: str) -> str:
+    """Return a line without its middle if it is very long: the place and the remedy stay."""
+    if len(line) <= _LONGEST:
+        return line
+    half = _LONGEST // 2
+    return f"{line[:half]} [{len(line) - 2 * half:,} characters] {line[-half:]}"

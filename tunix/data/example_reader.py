@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from tunix.data import fingerprint, formats, report, sft_config, sources, tokenize
+from tunix.data import errors, fingerprint, formats, report, sft_config, sources, tokenize
 from tunix.data import translation as translation_lib
 
 
 class ExampleReader:
-    """Reads rows of one format; the first row decides which, where the settings do not."""
+    """Reads rows of one format; the first row that has one decides which, or the settings do."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class ExampleReader:
         """Return an example, or ``None`` if the row is left out or adds to ``problems``.
 
         Raises:
-            DataError: If the first row has the columns of no format.
+            DataError: If the settings name a format that there is not.
         """
         settings, checksum = self._settings, fingerprint.of_row(row.values)
         if settings.translation is not None:
@@ -33,7 +33,13 @@ class ExampleReader:
                 return None
             row = pair
         if self._format is None:
-            self._format = formats.resolve_format(row, settings.format)
+            try:
+                self._format = formats.resolve_format(row, settings.format)
+            except errors.DataError as error:
+                if settings.format != "auto":
+                    raise
+                problems += error.problems
+                return None
         found: list[str] = []
         parsed = formats.parse_row(row, self._format, found)
         problems += found

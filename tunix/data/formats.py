@@ -133,17 +133,19 @@ def _parse_prompt_completion(row: sources.Row, problems: _Problems) -> Example:
         )
     for column in ("prompt", "completion"):
         problems += message_problems(row.values[column], f"{row.where}: column {column!r}")
+    tools = _tools(row, problems)
     if problems:
         return Conversation(())
-    return _conversation([*prompt, *completion], _tools(row, problems), train_from=len(prompt))
+    return _conversation([*prompt, *completion], tools, train_from=len(prompt))
 
 
 def _parse_messages(row: sources.Row, problems: _Problems) -> Conversation:
     messages, where = row.values["messages"], f"{row.where}: column 'messages'"
     problems += message_problems(messages, where)
+    tools = _tools(row, problems)
     if problems:
         return Conversation(())
-    conversation = _conversation(messages, _tools(row, problems))
+    conversation = _conversation(messages, tools)
     first = messages_lib.speaks_first(messages)
     if (
         first is not None

@@ -33,8 +33,10 @@ def read_pairs(
     Raises:
         DataError: Lists everything wrong with the source and its rows.
     """
-    rows = sources.read_rows(source, columns=columns)
-    return tokenize_pairs(rows, tokenizer, settings, name=sources.name_of(source))
+    problems: list[str] = []
+    rows = sources.read_rows(source, columns=columns, problems=problems)
+    name = sources.name_of(source)
+    return tokenize_pairs(rows, tokenizer, settings, name=name, problems=problems)
 
 
 def tokenize_pairs(
@@ -43,15 +45,21 @@ def tokenize_pairs(
     settings: PreferenceDataConfig,
     *,
     name: str = "the data set",
+    problems: Sequence[str] = (),
 ) -> PreferenceDataset[preference_tokens.TokenizedPair]:
     """Return the pairs of ``rows`` under the policies of ``settings``.
+
+    ``problems`` are what ``read_rows`` has noted; they are raised with what is wrong with ``rows``.
 
     Raises:
         DataError: Lists every row that cannot be used.
     """
-    parsed = preference_formats.parse_pairs(rows)
-    fit = preference_fit.Fit(settings, report.DataReport(source=name), tokenizer.eos_ids())
-    for row, pair in zip(rows, parsed, strict=True):
+    account = report.DataReport(source=name)
+    fit = preference_fit.Fit(settings, account, tokenizer.eos_ids(), problems)
+    for row in rows:
+        pair = preference_formats.parse_pair(row, fit.problems)
+        if pair is None:
+            continue
         found = fit.tokenized(row, lambda p=pair: preference_tokens.tokenize_pair(p, tokenizer))
         if found is None:
             continue
@@ -77,8 +85,10 @@ def read_ratings(
     Raises:
         DataError: Lists everything wrong with the source and its rows.
     """
-    rows = sources.read_rows(source, columns=columns)
-    return tokenize_ratings(rows, tokenizer, settings, name=sources.name_of(source))
+    problems: list[str] = []
+    rows = sources.read_rows(source, columns=columns, problems=problems)
+    name = sources.name_of(source)
+    return tokenize_ratings(rows, tokenizer, settings, name=name, problems=problems)
 
 
 def tokenize_ratings(
@@ -87,15 +97,19 @@ def tokenize_ratings(
     settings: PreferenceDataConfig,
     *,
     name: str = "the data set",
+    problems: Sequence[str] = (),
 ) -> PreferenceDataset[preference_tokens.TokenizedRating]:
-    """Return the rated answers of ``rows``, see :func:`read_ratings`.
+    """Return the rated answers of ``rows``, see :func:`read_ratings`; otherwise as the pairs.
 
     Raises:
         DataError: Lists every row that cannot be used.
     """
-    parsed = preference_formats.parse_ratings(rows)
-    fit = preference_fit.Fit(settings, report.DataReport(source=name), tokenizer.eos_ids())
-    for row, rating in zip(rows, parsed, strict=True):
+    account = report.DataReport(source=name)
+    fit = preference_fit.Fit(settings, account, tokenizer.eos_ids(), problems)
+    for row in rows:
+        rating = preference_formats.parse_rating(row, fit.problems)
+        if rating is None:
+            continue
         found = fit.tokenized(row, lambda x=rating: preference_tokens.tokenize_rating(x, tokenizer))
         if found is not None:
             fit.keep(found, row, is_plain=_is_plain(rating.prompt, tokenizer))

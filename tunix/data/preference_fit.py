@@ -27,17 +27,19 @@ class Fit(Generic[ExampleT]):
         settings: preference_config.PreferenceDataConfig,
         account: report.DataReport,
         eos_ids: tuple[int, ...],
+        problems: Sequence[str] = (),
     ):
+        """Collect under ``settings``; ``problems`` are known before a row is read."""
         self._settings, self._account, self._eos_ids = settings, account, eos_ids
         self._kept: list[ExampleT] = []
-        self._problems: list[str] = []
+        self.problems = list(problems)
 
     def tokenized(self, row: sources.Row, tokenize_row: Callable[[], ExampleT]) -> ExampleT | None:
         """Return a row's example, cut to the limits, or note why there is none."""
         try:
             example = tokenize_row()
         except ValueError as error:
-            self._problems.append(f"{row.where}: {error}")
+            self.problems.append(f"{row.where}: {error}")
             return None
         limits = (self._settings.max_prompt_length, self._settings.max_response_length)
         longest = max(len(answer.tokens) for answer in example.answers)
@@ -52,7 +54,7 @@ class Fit(Generic[ExampleT]):
         if not over:
             return example
         if self._settings.too_long == "error":
-            self._problems.append(
+            self.problems.append(
                 f"{row.where}: {'; '.join(over)}; raise it, or set too_long to 'drop' or 'truncate'"
             )
             return None
@@ -67,7 +69,7 @@ class Fit(Generic[ExampleT]):
         if self._settings.identical == "drop":
             self._account.drop(row.where, "both answers are the same")
         else:
-            self._problems.append(
+            self.problems.append(
                 f"{row.where}: 'chosen' and 'rejected' are the same tokens, so there is nothing to "
                 "prefer; remove the row, or set identical to 'drop'"
             )
@@ -92,10 +94,10 @@ class Fit(Generic[ExampleT]):
         Raises:
             DataError: If anything was wrong, or nothing is left.
         """
-        if not self._kept and not self._problems:
-            self._problems.append(f"no row is left to train on; {self._account}")
-        if self._problems:
-            raise errors.DataError(self._account.source, self._problems)
+        if not self._kept and not self.problems:
+            self.problems.append(f"no row is left to train on; {self._account}")
+        if self.problems:
+            raise errors.DataError(self._account.source, self.problems)
         return PreferenceDataset(self._kept, self._account)
 
 

@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunix.data import errors, sources
 from tunix.data import messages as messages_lib
+from tunix.data import sources
 from tunix.utils import config
 
 Messages = Sequence[Mapping[str, Any]]
@@ -38,24 +38,17 @@ class Rating:
     tools: Tools = None
 
 
-def parse_pairs(rows: Sequence[sources.Row]) -> list[Pair]:
-    """Return one pair per row, from ``chosen``, ``rejected`` and perhaps ``prompt``.
+def parse_pair(row: sources.Row, problems: list[str]) -> Pair | None:
+    """Return the pair of ``chosen``, ``rejected`` and perhaps ``prompt``, or add to ``problems``.
 
     Also read: ``tools`` and ``margin``.
-
-    Raises:
-        DataError: Lists every row that is no pair, with the reason.
     """
-    return _parse(rows, ("chosen", "rejected"), _pair, "preference pairs")
+    return _parse(row, ("chosen", "rejected"), _pair, problems)
 
 
-def parse_ratings(rows: Sequence[sources.Row]) -> list[Rating]:
-    """Return one rated answer per row, from ``prompt``, ``completion`` and ``label``.
-
-    Raises:
-        DataError: Lists every row that is none, with the reason.
-    """
-    return _parse(rows, ("prompt", "completion", "label"), _rating, "rated answers")
+def parse_rating(row: sources.Row, problems: list[str]) -> Rating | None:
+    """Return the rating of ``prompt``, ``completion`` and ``label``, or add to ``problems``."""
+    return _parse(row, ("prompt", "completion", "label"), _rating, problems)
 
 
 def common_text(chosen: str, rejected: str) -> str:
@@ -79,20 +72,15 @@ def _common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _parse(rows: Sequence[sources.Row], needed: tuple[str, ...], parse: Any, name: str) -> list:
-    found, problems = [], []
-    for row in rows:
-        missing = [sources.missing_column(row, c) for c in needed if c not in row.values]
-        if missing:
-            problems += missing
-            continue
-        own: list[str] = []
-        example = parse(row, own)
-        problems += [f"{row.where}: {problem}" for problem in own]
-        found.append(example)
-    if problems:
-        raise errors.DataError(f"the data set as {name}", problems)
-    return found
+def _parse(row: sources.Row, needed: tuple[str, ...], parse: Any, problems: list[str]) -> Any:
+    missing = [sources.missing_column(row, c) for c in needed if c not in row.values]
+    if missing:
+        problems += missing
+        return None
+    own: list[str] = []
+    example = parse(row, own)
+    problems += [f"{row.where}: {problem}" for problem in own]
+    return None if own else example
 
 
 def _pair(row: sources.Row, problems: list[str]) -> Pair | None:

@@ -154,13 +154,13 @@ def load_rows(
     Raises:
         DataError: As :func:`load`.
     """
-    rows = sources.read_rows(source)
+    problems: list[str] = []
+    rows = sources.read_rows(source, problems=problems)
     if name is None:
         name = str(source) if isinstance(source, str | pathlib.Path) else "prompts"
-    column = settings.prompt_column or _find_prompt_column(rows[0], name)
+    column = settings.prompt_column or _find_prompt_column(rows, name, problems)
     account = report.DataReport(source=name, trained_tokens=None)
     kept: list[Mapping[str, Any]] = []
-    problems: list[str] = []
     for row in rows:
         found = [*_row_problems(row, column, rows[0]), *_rate_problems(row, settings)]
         if not found and not _is_in_range(row, settings, account):
@@ -189,11 +189,14 @@ def _collate(rows: Sequence[Sequence[Mapping[str, Any]]]) -> PromptBatch:
     return {column: [example[column] for example in flat] for column in flat[0]}
 
 
-def _find_prompt_column(row: sources.Row, name: str) -> str:
-    for column in _PROMPT_COLUMNS:
-        if column in row.values:
-            return column
-    raise errors.DataError(name, [sources.missing_column(row, PROMPTS) + "; set prompt_column"])
+def _find_prompt_column(rows: Sequence[sources.Row], name: str, problems: list[str]) -> str:
+    """Return the column of the first row that has one; without any, raise with ``problems``."""
+    for row in rows:
+        for column in _PROMPT_COLUMNS:
+            if column in row.values:
+                return column
+    missing = [sources.missing_column(row, PROMPTS) + "; set prompt_column" for row in rows]
+    raise errors.DataError(name, [*problems, *missing])
 
 
 def _row_problems(row: sources.Row, column: str, first: sources.Row) -> Iterator[str]:

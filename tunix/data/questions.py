@@ -109,7 +109,12 @@ def _read(
             return None
         row = pair
     found: list[str] = []
-    example = formats.parse_row(row, formats.resolve_format(row, settings.format), found)
+    try:
+        example = formats.parse_row(row, formats.resolve_format(row, settings.format), found)
+    except errors.DataError as error:
+        if settings.format != "auto":
+            raise
+        example, found = formats.Text(""), list(error.problems)
     if found:
         problems += found
         return None

@@ -31,6 +31,7 @@ def tokenize_rows(
     settings: SftDataConfig,
     *,
     name: str = "data",
+    problems: Sequence[str] = (),
 ) -> tuple[Rows, report.DataReport]:
     """Return the examples to train on and a report of all rows.
 
@@ -39,6 +40,7 @@ def tokenize_rows(
         tokenizer: A ``TokenizerAdapter``.
         settings: Format, length and what to do with rows that cannot be used.
         name: What the report calls the data.
+        problems: What ``read_rows`` has noted; raised with what is wrong with ``rows``.
 
     Raises:
         DataError: Lists every row that cannot be used under these settings.
@@ -46,15 +48,15 @@ def tokenize_rows(
     account = report.DataReport(source=name)
     reader = example_reader.ExampleReader(tokenizer, settings, account)
     kept: Rows = []
-    problems: list[str] = []
+    found = list(problems)
     for row in rows:
-        example = reader.read(row, problems)
+        example = reader.read(row, found)
         if example is not None:
             kept.append(example)
-    if not kept and not problems:
-        problems.append(f"no row is left to train on; {account}")
-    if problems:
-        raise errors.DataError(name, problems)
+    if not kept and not found:
+        found.append(f"no row is left to train on; {account}")
+    if found:
+        raise errors.DataError(name, found)
     return kept, account
 
 
@@ -133,9 +135,20 @@ def load(
     Raises:
         DataError: Lists everything wrong with the file and its rows.
     """
-    rows = sources.read_rows(source, columns=columns)
-    examples, account = tokenize_rows(rows, tokenizer, settings, name=sources.name_of(source))
+    examples, account = _read(source, tokenizer, settings, columns)
     return make_batches(examples, tokenizer, settings, shard=shard), account
+
+
+def _read(
+    source: sources.Source,
+    tokenizer: tokenize.Tokenizer,
+    settings: SftDataConfig,
+    columns: Mapping[str, str] | None,
+) -> tuple[Rows, report.DataReport]:
+    problems: list[str] = []
+    rows = sources.read_rows(source, columns=columns, problems=problems)
+    name = sources.name_of(source)
+    return tokenize_rows(rows, tokenizer, settings, name=name, problems=problems)
 
 
 def load_mixture(
@@ -159,11 +172,13 @@ def load_mixture(
     """
     examples: Rows = []
     reports, sizes = [], []
+    faults = errors.Faults()
     for source in parts:
-        rows = sources.read_rows(source, columns=columns)
-        found, account = tokenize_rows(rows, tokenizer, settings, name=sources.name_of(source))
-        examples += found
-        sizes.append(len(found))
-        reports.append(account)
+        with faults.noted():
+            found, account = _read(source, tokenizer, settings, columns)
+            examples += found
+            sizes.append(len(found))
+            reports.append(account)
+    faults.check()
     order = mixing.mixed_order(sizes, weights, shuffle_seed=settings.shuffle_seed, stop=stop)
     return make_batches(examples, tokenizer, settings, order=order, shard=shard), reports

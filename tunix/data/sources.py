@@ -38,23 +38,31 @@ class Row:
     where: str
 
 
-def read_rows(source: Source, *, columns: Mapping[str, str] | None = None) -> list[Row]:
+def read_rows(
+    source: Source,
+    *,
+    columns: Mapping[str, str] | None = None,
+    problems: list[str] | None = None,
+) -> list[Row]:
     """Read a whole data set.
 
     Args:
         source: See :data:`Source`.
         columns: New name to name in the data, for columns to rename.
+        problems: Where to note what is wrong instead of raising it, for a caller that finds more
+            wrong with the other rows and says everything at once.
 
     Raises:
         DataError: If there is no such source, it is empty, not what it seems, or lacks a
             column to rename; lists every bad row.
     """
-    rows, problems = [], []
+    rows, noted = [], problems
+    problems = [] if problems is None else problems
     for item in stream_rows(source, columns=columns):
         (rows if isinstance(item, Row) else problems).append(item)
     if not rows and not problems:
         problems.append("it is empty; expected one row or more")
-    if problems:
+    if problems and noted is None:
         raise errors.DataError(name_of(source), problems)
     return rows
 
@@ -70,9 +78,12 @@ def stream_rows(
         streaming: Whether data sets of the hub are fetched while they are read.
     """
     for item in _find(source, streaming):
-        row = item if isinstance(item, str) else _row(*item)
-        if isinstance(row, str) or not columns:
-            yield row
+        if isinstance(item, str):
+            yield item
+            continue
+        row = _row(*item)
+        if not isinstance(row, Row) or not columns:
+            yield from [row] if isinstance(row, Row) else row
             continue
         problems = list(_rename_problems(row, columns))
         yield from problems or [_rename(row, columns)]
@@ -146,25 +157,26 @@ def _length_hint(source: Any) -> int:
         return 0
 
 
-def _row(value: Any, where: str) -> Row | str:
+def _row(value: Any, where: str) -> Row | list[str]:
+    """Return the values of a row, or what is wrong with each of its columns."""
     if not isinstance(value, Mapping):
-        return (
+        return [
             f"{where}: expected an object of columns, found {type(value).__name__}; "
             'write {"column": value, ...}'
-        )
-    values = {}
+        ]
+    values, problems = {}, []
     for column, item in value.items():
         try:
             values[_plain(str(column))] = _plain(item)
         except UnicodeDecodeError as error:
-            return (
+            problems.append(
                 f"{where}: column {column!r} is not UTF-8 at byte {error.start + 1}; decode it "
                 "to text before"
             )
         except (_UnusableError, RecursionError) as error:
             problem = str(error) if isinstance(error, _UnusableError) else _TOO_DEEP
-            return f"{where}: column {column!r} {problem}"
-    return Row(values, where)
+            problems.append(f"{where}: column {column!r} {problem}")
+    return problems or Row(values, where)
 
 
 class _UnusableError(ValueError):
