@@ -8,6 +8,7 @@ from token to token are in :mod:`tunix.rl.token_advantages`.
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -133,6 +134,14 @@ ADVANTAGE_ESTIMATORS: Mapping[str, AdvantageFn] = {
 }
 
 
+def wants_lengths(fn: Callable[..., Any]) -> bool:
+    """Return whether an estimator reads the lengths of the completions, by naming them."""
+    try:
+        return "lengths" in inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # of some functions written in C
+        return False
+
+
 def estimate(
     fn: AdvantageFn,
     rewards: Float[np.ndarray, "P G"],
@@ -144,8 +153,7 @@ def estimate(
     Raises:
         ValueError: If they are not one finite number per completion.
     """
-    wants_lengths = "lengths" in inspect.signature(fn).parameters
-    values = np.asarray(fn(rewards, lengths=lengths) if wants_lengths else fn(rewards))
+    values = np.asarray(fn(rewards, lengths=lengths) if wants_lengths(fn) else fn(rewards))
     if values.shape != rewards.shape:
         raise ValueError(
             f"the advantage estimator returned shape {values.shape} for rewards of shape "

@@ -5,7 +5,7 @@ resolves the name also validates and documents it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tunix.rl import (
@@ -16,17 +16,46 @@ from tunix.rl import (
     losses,
 )
 from tunix.rl import rollout_correction as rollout_correction_lib
+from tunix.utils import calls
 from tunix.utils import config as config_lib
 
+_CALLS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "advantage_estimator": (["rewards"], []),
+    "token_advantage_estimator": (["rewards", "values", "mask"], ["gamma", "gae_lambda"]),
+    "policy_loss_fn": (["log_ratio", "advantages", "mask"], ["clip_low", "clip_high"]),
+    "loss_algo": (["logps", "old_logps", "mask"], []),
+    "loss_agg_mode": (["losses", "mask"], ["max_length"]),
+    "kl_estimator": (["logps", "ref_logps"], []),
+    "rollout_correction": (["log_ratio", "mask"], ["limit"]),
+    "reward_manager": (["reward_fns", "reward_weights"], []),
+}
+"""Arguments by place and by name that the functions of each category are called with."""
 
-def choice_problems(field: str, chosen: object, category: str | None = None) -> Iterator[str]:
-    """Yield a sentence if ``chosen`` is neither a name in its category nor callable."""
+
+def choice_problems(
+    field: str, chosen: Any, category: str | None = None, *, also: Iterable[str] = ()
+) -> Iterator[str]:
+    """Yield a sentence if ``chosen`` names no function of its category, or cannot be called as one.
+
+    Args:
+        field: The setting.
+        chosen: Its value.
+        category: Of the registry, if it is not called like the setting.
+        also: Names of arguments that the other settings add to those of the category.
+    """
     registry, category = function_registry.default_registry, category or field
     names = registry.list_functions(category)
     if isinstance(chosen, str) and chosen not in names:
         yield f"{field} {chosen!r} is not one of {names}{_hint(chosen, category)}"
     elif not isinstance(chosen, str) and not callable(chosen):
         yield f"{field} must be one of {names} or a function, got {chosen!r}"
+    else:
+        fn = registry.resolve(category, chosen)
+        by_place, by_name = _CALLS[category]
+        if category == "advantage_estimator" and advantages.wants_lengths(fn):
+            by_name = ["lengths"]
+        if (problem := calls.fault(fn, by_place, dict.fromkeys([*by_name, *also]))) is not None:
+            yield f"{field} {problem}"
 
 
 def _hint(chosen: str, category: str) -> str:
@@ -132,8 +161,9 @@ class AlgorithmConfig(config_lib.Config):
         yield from self._clip_problems()
         if self.entropy_coef is not None and not self.entropy_coef >= 0.0:
             yield f"entropy_coef must not be negative, got {self.entropy_coef}"
-        for name in ("policy_loss_fn", "loss_algo", "loss_agg_mode", "reward_manager"):
+        for name in ("loss_algo", "loss_agg_mode", "reward_manager"):
             yield from choice_problems(name, getattr(self, name))
+        yield from choice_problems("policy_loss_fn", self.policy_loss_fn, also=self.clip_options)
         if isinstance(self.reward_manager, abstract_reward_manager.AbstractRewardManager):
             yield "reward_manager must be a class, which the learner makes one of; got an object"
         yield from self._estimator_problems()

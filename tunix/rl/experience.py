@@ -17,6 +17,7 @@ from tunix.rl import (
 )
 from tunix.rl import advantages as advantages_lib
 from tunix.rl.rollout import base_rollout
+from tunix.utils import calls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,11 +145,12 @@ def measured(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield what the user's metric functions say of a rollout."""
     advantages = np.asarray([t.advantage for group in groups for t in group.trajectories])
+    given = {
+        "prompts": scored.prompts,
+        "completions": scored.output.text,
+        "rewards": scored.rewards.total,
+        "advantages": advantages,
+    }
     for metric_fn in metric_fns:
-        yield metric_fn(
-            prompts=scored.prompts,
-            completions=scored.output.text,
-            rewards=scored.rewards.total,
-            advantages=advantages,
-            **scored.columns,
-        )
+        calls.require("metric_fn", metric_fn, [], [*given, *scored.columns])
+        yield metric_fn(**given, **scored.columns)

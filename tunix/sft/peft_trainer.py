@@ -29,7 +29,7 @@ from tunix.sft import (
 )
 from tunix.sft import loss_output as loss_output_lib
 from tunix.sft import metrics_logger as metrics_logger_lib
-from tunix.utils import compile_cache
+from tunix.utils import calls, compile_cache
 
 TrainingConfig = training_config.TrainingConfig
 TrainingInput = training_input.TrainingInput
@@ -103,21 +103,28 @@ class PeftTrainer:
             has_aux: Whether it returns ``(scalar, aux)``, where ``aux`` maps metric names to
                 scalars or ``(sum, weight)`` pairs.
         """
+        if not callable(loss_fn):
+            calls.require("loss function", loss_fn, ["model"])
         self._stepper.set_loss(loss_fn, has_aux=has_aux)
         return self
 
     def with_gen_model_input_fn(self, gen_model_input_fn: Callable[[Any], Any]) -> Self:
         """Set what turns a batch into the loss function's keyword arguments."""
+        calls.require("gen_model_input_fn", gen_model_input_fn, ["batch"])
         self._gen_model_input_fn = gen_model_input_fn
         return self
 
-    def with_training_hooks(self, training_hooks: hooks.TrainingHooks) -> Self:
+    def with_training_hooks(self, training_hooks: hooks.TrainingHooks | None) -> Self:
         """Set the hooks that are called during training."""
+        if training_hooks is not None:
+            calls.require_methods("training hooks", training_hooks, hooks.TrainingHooks)
         self.training_hooks = training_hooks
         return self
 
-    def with_data_hooks(self, data_hooks: hooks.DataHooks) -> Self:
+    def with_data_hooks(self, data_hooks: hooks.DataHooks | None) -> Self:
         """Set the hooks that supply batches."""
+        if data_hooks is not None:
+            calls.require_methods("data hooks", data_hooks, hooks.DataHooks)
         self.data_hooks = data_hooks
         return self
 
@@ -128,6 +135,8 @@ class PeftTrainer:
             eval_metrics: Called with the trainer, returns values by name. They are logged and
                 returned with the others, and can decide early stopping and the best checkpoint.
         """
+        if eval_metrics is not None:
+            calls.require("eval_metrics", eval_metrics, ["trainer"])
         self.eval_metrics = eval_metrics
         return self
 
@@ -205,7 +214,7 @@ class PeftTrainer:
     def model_input(self, batch: Any) -> dict[str, Any]:
         """Return the loss function's keyword arguments for a batch."""
         if self._gen_model_input_fn is not None:
-            return dict(self._gen_model_input_fn(batch))
+            return training_input.named_inputs(self._gen_model_input_fn(batch))
         inputs = training_input.default_model_input(batch)
         mask = inputs.get("input_mask")
         if self._slices_positions() and isinstance(mask, np.ndarray):

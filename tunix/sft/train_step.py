@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from tunix.sft import loss_output as loss_output_lib
 from tunix.sft import train_state as train_state_lib
+from tunix.utils import calls
 
 Inputs = Mapping[str, Any]
 """Keyword arguments of the loss function for one micro-batch."""
@@ -84,6 +85,7 @@ def make_step_functions(
     """
 
     def output_of(model: Any, inputs: Inputs) -> loss_output_lib.LossOutput:
+        calls.require("loss function", loss_fn, ["model"], inputs)
         return loss_output_lib.as_loss_output(loss_fn(model, **inputs), has_aux=has_aux)
 
     def gradients(params, variables, frozen, inputs) -> Accumulator:

@@ -43,6 +43,23 @@ def default_model_input(batch: Any) -> dict[str, Any]:
     )
 
 
+def named_inputs(given: Any) -> dict[str, Any]:
+    """Return what a user's ``gen_model_input_fn`` made of a batch as the loss's arguments.
+
+    Raises:
+        TypeError: If it is no mapping of names.
+    """
+    if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
+        return dict(given)
+    found = f"a value of type {type(given).__name__}"
+    if isinstance(given, Mapping):
+        found = f"a mapping with keys {list(given)[:4]}"
+    raise TypeError(
+        f"gen_model_input_fn returned {found}; it must return the loss "
+        "function's arguments by name, such as {'input_tokens': ..., 'input_mask': ...}"
+    )
+
+
 def loss_positions(input_mask: np.ndarray, *, granularity: int = 4) -> Int[np.ndarray, " N"] | None:
     """Return where a batch has loss, so that the head is computed only there.
 
