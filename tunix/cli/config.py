@@ -10,6 +10,7 @@ printed and saved keeps the reference: it may stand for a secret, and ``\${`` st
 """
 
 import dataclasses
+import io
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import omegaconf
 import yaml
 
+from tunix.cli import yaml_faults
 from tunix.utils import config as config_lib
 from tunix.utils import reference_names
 
@@ -145,10 +147,22 @@ def read_yaml(path: str) -> omegaconf.DictConfig:
     file = BASE_CONFIG if path == BASE_CONFIG.name else pathlib.Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"config file {path} does not exist (looked in {file.absolute()})")
+    if (size := file.stat().st_size) > yaml_faults.MAX_BYTES:
+        problem = f"has {size:,} bytes, more than settings take; is it another file?"
+        raise config_lib.ConfigError(str(path), [problem])
+    text = ""
     try:
-        loaded = omegaconf.OmegaConf.load(file)
+        text = file.read_text("utf-8-sig")
+        if problems := list(yaml_faults.size_problems(text)):
+            raise config_lib.ConfigError(str(path), problems)
+        loaded = omegaconf.OmegaConf.load(io.StringIO(text))
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8"
+        raise config_lib.ConfigError(str(path), [problem]) from error
     except yaml.YAMLError as error:
-        raise config_lib.ConfigError(str(path), [" ".join(str(error).split())]) from error
+        raise config_lib.ConfigError(
+            str(path), [f"{file.name}, {yaml_faults.problem(error, text)}"]
+        ) from error
     if not isinstance(loaded, omegaconf.DictConfig):
         raise config_lib.ConfigError(str(path), ["the file must hold keys and values, not a list"])
     return loaded
@@ -173,10 +187,14 @@ def _parse(assignments: Sequence[str], source: str) -> omegaconf.DictConfig:
     parsed = omegaconf.OmegaConf.create({})
     problems = []
     for assignment in assignments:
+        key, _, value = assignment.partition("=")
         try:
+            if too_large := list(yaml_faults.size_problems(value)):
+                problems += [f"{key}: {problem}" for problem in too_large]
+                continue
             parsed.merge_with(omegaconf.OmegaConf.from_dotlist([assignment]))
         except yaml.YAMLError as error:
-            problems.append(f"{assignment}: {' '.join(str(error).split())}")
+            problems.append(yaml_faults.value_problem(error, assignment))
         except omegaconf.errors.OmegaConfBaseException as error:
             problems.append(_reference_problem(error))
     if problems:

@@ -125,9 +125,32 @@ def _convert(
     is_lone = isinstance(value, str) and any(
         isinstance(_scalar_or_sequence(option, [value]), list | tuple) for option in options
     )
-    hint = f"; write [{value}]" if is_lone else ""
-    problems.append(f"{where} must be {_describe(options)}, got {value!r}{hint}")
+    hint = f"; write [{value}]" if is_lone else _quote_hint(options, value)
+    problems.append(f"{where} must be {_describe(options)}, got {value!r:.200}{hint}")
     return _INVALID
+
+
+def _quote_hint(options: tuple[Any, ...], value: Any) -> str:
+    """Return how to write a text that YAML has read as something else."""
+    items = [o for option in options for o in typing.get_args(option) if o is not Ellipsis]
+    if isinstance(value, list | tuple) and str in items:
+        return next((_quote_hint((str,), v) for v in value if not isinstance(v, str)), "")
+    is_text = str in options or any(isinstance(item, str) for item in items)
+    if not is_text or isinstance(value, str):
+        return ""
+    if isinstance(value, bool):
+        word = "yes" if value else "no"
+        read = f"{'yes, on and true' if value else 'no, off and false'} as {value}"
+    elif value is None:
+        word, read = "null", "null, ~ and nothing at all as no value"
+    elif isinstance(value, Mapping):
+        read, word = "key: text as a block of keys", "key: text"
+    elif isinstance(value, float):
+        read, word = "it as a number", str(value)
+    else:
+        return ""
+    quoted = f'"{word}"'
+    return f"; YAML reads {read}: quote what is text, {quoted} (for the shell, '{quoted}')"
 
 
 def _has_all_defaults(block: type) -> bool:
