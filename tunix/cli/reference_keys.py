@@ -161,5 +161,5 @@ def _dotted_keys(block: type, prefix: str = "") -> Iterator[str]:
     for name, hint in typing.get_type_hints(block).items():
         yield prefix + name
         for option in (hint, *typing.get_args(hint)):
-            if dataclasses.is_dataclass(option):
+            if isinstance(option, type) and dataclasses.is_dataclass(option):
                 yield from _dotted_keys(option, f"{prefix}{name}.")

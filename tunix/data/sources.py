@@ -59,7 +59,10 @@ def read_rows(
     rows, noted = [], problems
     problems = [] if problems is None else problems
     for item in stream_rows(source, columns=columns):
-        (rows if isinstance(item, Row) else problems).append(item)
+        if isinstance(item, Row):
+            rows.append(item)
+        else:
+            problems.append(item)
     if not rows and not problems:
         problems.append("it is empty; expected one row or more")
     if problems and noted is None:
