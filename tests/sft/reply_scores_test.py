@@ -1,5 +1,7 @@
 """Scores of replies, by hand and against sacrebleu."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,11 @@ def test_functions_get_what_they_name_and_may_not_apply():
     np.testing.assert_array_equal(found["kind_of"], [1.0, 2.0])
 
 
+class Mute:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
 @pytest.mark.parametrize(
     ("fn", "message"),
     [
@@ -76,6 +83,10 @@ def test_functions_get_what_they_name_and_may_not_apply():
         (lambda completions: [1.0, float("nan")], "nan where a finite number is expected"),
         (lambda completions: [1.0, True], "True where a finite number"),
         (lambda completions: 0.5, "must return a list of numbers, got 0.5"),
+        (lambda completions: {0.5, 1.0}, "must return a list of numbers, got {"),
+        (lambda completions: b"ab", "must return a list of numbers, got b'ab'"),
+        (lambda completions: itertools.repeat(1.0), "more than 2 numbers for 2 completions"),
+        (lambda completions: [1.0, Mute()], r"returned \(its text cannot be made"),
     ],
 )
 def test_what_is_no_score_is_an_error_that_says_so(fn, message):

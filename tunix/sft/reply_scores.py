@@ -6,15 +6,16 @@ where it does not apply: the form of a reward function. Those here compare with 
 """
 
 import collections
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from tunix.utils import config as config_lib
-from tunix.utils import score_functions
+from tunix.utils import error_text, score_functions
 
 ScoreFn = Callable[..., Sequence[float | None]]
 
@@ -120,18 +121,19 @@ class Scores:
 
 
 def _checked(name: str, values: Any, completions: Sequence[str]) -> Float[np.ndarray, " B"]:
-    if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
-        raise ScoreError(f"score {name} must return a list of numbers, got {values!r:.80}")
-    values = list(values)
-    if len(values) != len(completions):
-        raise ScoreError(
-            f"score {name} returned {len(values)} numbers for {len(completions)} completions"
-        )
+    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, Iterable):
+        shown = error_text.shown(values)
+        raise ScoreError(f"score {name} must return a list of numbers, got {shown:.80}")
+    count = len(completions)
+    values = list(itertools.islice(values, count + 1))  # an iterator may have no end
+    if len(values) != count:
+        found = f"more than {count}" if len(values) > count else len(values)
+        raise ScoreError(f"score {name} returned {found} numbers for {count} completions")
     for i, value in enumerate(values):
         if value is not None and not score_functions.is_score(value):
             raise ScoreError(
-                f"score {name} returned {value!r} where a finite number is expected, for "
-                f"completion {i}: {completions[i]!r:.200}"
+                f"score {name} returned {error_text.shown(value)} where a finite number is "
+                f"expected, for completion {i}: {completions[i]!r:.200}"
             )
     return np.asarray([np.nan if v is None else float(v) for v in values])
 
