@@ -16,11 +16,10 @@ import time
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent import futures
 from typing import Any
 
 from tunix.rl import process_channel, reward_child
-from tunix.utils import error_text
+from tunix.utils import daemon_threads, error_text
 
 START_SECONDS = 300.0
 """How long a child may take to import the function's module."""
@@ -104,8 +103,7 @@ class ProcessPool:
             finally:
                 self._idle.put(worker)
 
-        with futures.ThreadPoolExecutor(max_workers=len(self._workers)) as pool:
-            return list(pool.map(call, calls))
+        return daemon_threads.map_all(call, calls, len(self._workers))
 
     def close(self) -> None:
         """End all processes."""

@@ -5,11 +5,10 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 from tunix.rl import reward_child, reward_process, reward_settings
-from tunix.utils import error_text
+from tunix.utils import daemon_threads, error_text
 
 
 class WrongValueError(ValueError):
@@ -126,8 +125,9 @@ class RewardRunner:
             return self._pool.run(calls, time_limit=settings.time_limit, most=most)
         if settings.num_workers == 1:
             return [_in_thread(settings, kwargs, most) for kwargs in calls]
-        with futures.ThreadPoolExecutor(max_workers=settings.num_workers) as pool:
-            return list(pool.map(lambda kwargs: _in_thread(settings, kwargs, most), calls))
+        return daemon_threads.map_all(
+            lambda kwargs: _in_thread(settings, kwargs, most), calls, settings.num_workers
+        )
 
 
 _WRONG_ALONE = WrongValueError("it did not return a list of one number for one completion")

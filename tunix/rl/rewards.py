@@ -14,7 +14,6 @@ knows about models.
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from tunix.rl import (
     reward_shaping,
 )
 from tunix.utils import config as config_lib
-from tunix.utils import score_functions
+from tunix.utils import daemon_threads, score_functions
 
 Reward = reward_settings.Reward
 RewardResult = abstract_reward_manager.RewardResult
@@ -145,12 +144,12 @@ class RewardManager(abstract_reward_manager.AbstractRewardManager):
         """
         self.check_columns(list(columns))
         samples = reward_problems.Samples(prompts=list(prompts), completions=list(completions))
-        with futures.ThreadPoolExecutor(max_workers=len(self._runners)) as pool:
-            running = {
-                name: pool.submit(runner.run, samples.prompts, samples.completions, columns)
-                for name, runner in self._runners.items()
-            }
-        outcomes = {name: future.result() for name, future in running.items()}
+        found = daemon_threads.map_all(
+            lambda runner: runner.run(samples.prompts, samples.completions, columns),
+            self._runners.values(),
+            num_threads=len(self._runners),
+        )
+        outcomes = dict(zip(self._runners, found, strict=True))
         problems, causes = [], []
         for name, outcome in outcomes.items():
             raises = self._runners[name].settings.on_error == "raise"
