@@ -33,6 +33,18 @@ def own_pid_of_all(completions, **columns):
     return [float(os.getpid())] * len(completions)
 
 
+def reads_messages(completions, **kwargs):
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+def reads_message(completion):
+    return float(completion[-1]["content"] == "x")
+
+
+def reads_prompt_messages(prompts, completions):
+    return [float(prompt[-1]["role"] == "user") for prompt in prompts]
+
+
 def _channel():
     """Return this process's end of its connection to the trainer."""
     (found,) = [one for one in gc.get_objects() if isinstance(one, process_channel.Channel)]

@@ -248,6 +248,25 @@ def test_a_script_that_would_start_itself_again_is_told_of_once(function, tmp_pa
     assert found.stderr.count("RewardError: ") == 1
 
 
+@pytest.mark.parametrize("run_in", ["thread", "process"])
+@pytest.mark.parametrize(
+    "fn",
+    [
+        process_rewards.reads_messages,
+        process_rewards.reads_message,
+        process_rewards.reads_prompt_messages,
+    ],
+)
+def test_a_function_that_expects_messages_is_told_that_there_are_texts(fn, run_in):
+    manager = rewards.RewardManager(rewards.Reward(fn=fn, run_in=run_in))
+    with pytest.raises(rewards.RewardError, match=r"indices must.*texts here, not lists of mess"):
+        call(manager)
+    manager.close()
+    with pytest.raises(rewards.RewardError) as caught:
+        call(rewards.RewardManager(process_rewards.crashes))
+    assert "messages" not in str(caught.value)
+
+
 def test_a_function_that_tells_of_no_module_runs_all_the_same(monkeypatch):
     monkeypatch.setattr(process_rewards.own_pid, "__module__", None)
     manager = make(process_rewards.own_pid)

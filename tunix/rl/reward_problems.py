@@ -80,12 +80,19 @@ def of_values(name: str, values: Any, samples: Samples) -> list[str]:
 def _raised(name: str, error: Exception) -> str:
     """Return what was raised and, if it is known, the line of the user's file."""
     if isinstance(error, reward_process.RaisedError):
-        return f"{name} raised {error}"
+        return f"{name} raised {error}{_not_messages(str(error))}"
     if isinstance(error, reward_process.OutOfTimeError):
         return f"{name} {error}"
     if isinstance(error, (reward_process.ProcessError, reward_runner.WrongValueError)):
         return f"{name}: {error}"
-    return f"{name} raised {error_text.describe(error)}{error_text.location(error, _OURS)}"
+    told = error_text.describe(error)
+    return f"{name} raised {told}{error_text.location(error, _OURS)}{_not_messages(told)}"
+
+
+def _not_messages(told: str) -> str:
+    """Return a hint if an error is what ``completions[0][0]["content"]`` ends in, as for TRL."""
+    is_theirs = told.startswith("TypeError: string indices must be integers")
+    return "; prompts and completions are texts here, not lists of messages" if is_theirs else ""
 
 
 def _hint(value: object) -> str:

@@ -64,7 +64,8 @@ class SandboxLimits(config_lib.Config):
 
     disk_mib: int = 64
     """What all its files take, 4 KiB at least each; looked at now and then and at the end. Beyond
-    it, or with directories nested more than 100 deep, the program is killed and has failed."""
+    it, or with directories nested more than 100 deep, the program is killed and has failed. What
+    is deleted and still open, 64 files of ``file_bytes`` at most, or mapped, is not seen."""
 
     require_isolation: bool = False
     """Whether to refuse to run where :func:`protection` finds anything missing."""
