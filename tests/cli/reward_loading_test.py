@@ -228,10 +228,48 @@ def test_what_nobody_takes_for_a_reward_is_not_told_of(write):
         "own.py",
         "import math, json\nfrom os.path import join\nfrom math import sqrt\n"
         "from pathlib import Path\nimport numpy as np\nfrom dataclasses import dataclass\n"
+        "from typing import Any, Callable, List, Optional, Union\n"
+        "from collections import *\nfrom typing import *\n"
         "LIMIT = 3\nclass Helper:\n    pass\n_hidden = lambda completions: []\n"
         "def used(completions): return [1.0]\n",
     )
     assert sorted_out(path) == (("used",), {})
+
+
+def test_many_functions_that_are_not_used_for_one_reason_are_one_line(write):
+    write("many.py", "".join(f"def f{i}(x): return x\n" for i in range(30)))
+    text = "from many import *\ndef a(x): pass\ndef b(x): pass\ndef used(completion): return 1.0\n"
+    path = write("own.py", text)
+    imported, others = reward_loading.unused_functions([path], columns=COLUMNS)
+    assert imported == (
+        f"{path}: f0, f1, f2, f3, f4 and 25 more are not used, of each: it is imported from many"
+    )
+    assert others.startswith(f"{path}: a, b are not used, of each: it takes nothing of a reply")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def __getattr__(self, name): raise RuntimeError('no such thing')",
+        "def __getattribute__(self, name): raise RuntimeError('no such thing')",
+        "__class__ = property(lambda self: 1 / 0)",
+        "__signature__ = property(lambda self: exec('raise RuntimeError(3)'))",
+    ],
+)
+def test_an_object_that_cannot_be_looked_at_is_told_of_and_left_out(write, body):
+    text = "def __call__(self, completions): return [1.0]\n"
+    path = write(
+        "own.py",
+        f"class Evil:\n    {text}    {body}\nevil = Evil()\ndef used(completions): return [1.0]\n",
+    )
+    names, unused = sorted_out(path)
+    assert names == ("used",) and list(unused) == ["evil"]
+
+
+def test_a_list_that_is_a_text_is_told_of_as_such(write):
+    path = write("own.py", "__all__ = 'used'\ndef used(completions): return [1.0]\n")
+    with pytest.raises(config.ConfigError, match=r"__all__ is a text; write \['used'\]"):
+        reward_loading.load_reward_functions([path])
 
 
 @pytest.mark.parametrize("signature", ["prompts, completions, answr", "completions, answr, **rest"])

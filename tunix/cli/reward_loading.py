@@ -1,6 +1,7 @@
 """Reward functions from Python files: which are used, and why others are not."""
 
 import dataclasses
+import functools
 import inspect
 import sys
 import types
@@ -10,7 +11,7 @@ from typing import Any
 from tunix.cli import python_files
 from tunix.rl import prompt_batch, reward_settings, rewards
 from tunix.utils import config as config_lib
-from tunix.utils import score_functions
+from tunix.utils import error_text, score_functions
 
 RewardFn = rewards.RewardFn
 
@@ -18,6 +19,9 @@ _LEADING_ARGUMENTS = (reward_settings.BATCH_ARGUMENTS, reward_settings.SAMPLE_AR
 _TEXTS = {name for names in _LEADING_ARGUMENTS for name in names}
 _REPLY = {"completions", "completion", *prompt_batch.ROLLOUT_COLUMNS} - {prompt_batch.PROMPT_IDS}
 """Arguments that say something of a reply: a function with none of them cannot judge one."""
+
+_SHOWN = 5
+"""Functions that are named where several are not used for the same reason."""
 
 
 def load_reward_functions(
@@ -65,12 +69,17 @@ def unused_functions(
     columns: Collection[str] | None = None,
     key: str = "reward_functions",
 ) -> list[str]:
-    """Return what functions of these files are not used as rewards, and why, in words."""
-    return [
-        f"{path}: {name} is not used: {why}"
-        for path, content in _read(paths, columns, key).items()
-        for name, why in content.unused.items()
-    ]
+    """Return what functions of these files are not used as rewards, and why: a line per reason."""
+    told: list[str] = []
+    for path, content in _read(paths, columns, key).items():
+        by_reason: dict[str, list[str]] = {}
+        for name, why in content.unused.items():
+            by_reason.setdefault(why, []).append(name)
+        for why, names in by_reason.items():
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            verb = "is not used" if len(names) == 1 else "are not used, of each"
+            told.append(f"{path}: {', '.join(names[:_SHOWN])}{more} {verb}: {why}")
+    return told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +109,8 @@ def _read(paths: Sequence[str], columns: Collection[str] | None, key: str) -> di
 
 
 def _listed(module: types.ModuleType, path: str, names: Sequence[str]) -> _Content:
+    if isinstance(names, str):
+        return _Content(functions=[], problems=[f"{path}: __all__ is a text; write [{names!r}]"])
     problems = [
         f"{path}: __all__ lists {name!r}, which is no function (prompts, completions, ...)"
         for name in names
@@ -123,7 +134,10 @@ def _found(module: types.ModuleType, path: str, columns: Collection[str] | None)
     for name, value in public.items():
         if any(value is one for one in used.values()):  # a second name of the same
             continue
-        why = _why_not(value, module, columns)
+        try:
+            why = _why_not(value, module, columns)
+        except Exception as error:  # whatever its class does when it is looked at
+            why = f"it cannot be looked at ({error_text.describe(error)})"
         if why is None:
             used[name] = value
         elif why:
@@ -149,11 +163,12 @@ def _why_not(value: Any, module: types.ModuleType, columns: Collection[str] | No
     """Return why something callable is not used; an empty text if nobody would expect it to be."""
     own = getattr(value, "__module__", None) == module.__name__
     if not inspect.isroutine(value) and not hasattr(value, "__wrapped__"):
-        judges = not isinstance(value, type) and _takes_texts(value)
+        is_tool = type(value) is not functools.partial and _is_standard(type(value).__module__)
+        judges = not isinstance(value, type) and not is_tool and _takes_texts(value)
         return "it is an object, not a function; list it in __all__ to use it" if judges else ""
     if not own:
         origin = str(getattr(value, "__module__", None) or "elsewhere")
-        if origin.partition(".")[0] in sys.stdlib_module_names:
+        if _is_standard(origin):
             return ""
         use = "; list it in __all__ to use it" if _takes_texts(value) else ""
         return f"it is imported from {origin}{use}"
@@ -184,6 +199,11 @@ def _is_beyond_doubt(function: Any) -> bool:
     return is_of_trl or parameters[:2] in _LEADING_ARGUMENTS
 
 
+def _is_standard(module: str) -> bool:
+    """Return whether a module is of the standard library, ``typing`` for example."""
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
 def _takes_texts(value: Any) -> bool:
     if not callable(value) or isinstance(value, type):
         return False
@@ -195,4 +215,5 @@ def _takes_texts(value: Any) -> bool:
 
 
 def _is_settings(value: object) -> bool:
-    return isinstance(value, reward_settings.Reward)
+    # Not ``isinstance``, which asks the object itself, and that may be anything.
+    return issubclass(type(value), reward_settings.Reward)
