@@ -54,7 +54,9 @@ def test_the_first_error_is_raised_after_the_others_were_called(error):
 @pytest.mark.parametrize("settings", ["workers=2", "workers=1", "run_in='process'"])
 def test_an_interrupt_ends_a_program_whose_reward_never_returns(settings, tmp_path):
     (tmp_path / "apart.py").write_text(
-        "import time\ndef hangs(completion):\n    print('hangs', flush=True)\n    time.sleep(600)\n"
+        # Not ``print``: a thread that is at it when the program ends has the lock of the stream.
+        "import os, time\n"
+        "def hangs(completion):\n    os.write(1, b'hangs\\n')\n    time.sleep(600)\n"
     )
     (tmp_path / "script.py").write_text(
         "import apart\nfrom tunix.rl import rewards\n"
