@@ -131,3 +131,18 @@ def test_batches_begin_anew_at_every_pass():
     batches = iterators.Batches(make)
     assert list(batches) == list(batches) == list(make())
     assert len(batches) == 8
+
+
+def test_the_batches_of_very_many_epochs_are_counted_without_laying_them_out():
+    found = iterators.BatchIterator(range(7), 2, 0, 10**9, collate=list, last_batch="drop")
+    assert len(found) == 3 * 10**9
+
+
+def test_epochs_that_differ_are_counted_as_long_as_that_is_possible():
+    def packed(order):
+        return [[int(i)] for i in order if i != order[0]]
+
+    options = {"collate": list, "last_batch": "keep", "group": packed}
+    assert len(iterators.BatchIterator(range(7), 2, 0, 5, **options)) == 15
+    with pytest.raises(ValueError, match="1,000,000,000 epochs of 7 examples are too many"):
+        len(iterators.BatchIterator(range(7), 2, 0, 10**9, **options))

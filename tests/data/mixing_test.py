@@ -97,3 +97,28 @@ def test_a_fault_in_any_part_is_named_with_its_file(tmp_path):
 def test_weights_are_positive_numbers_that_can_be_added(weight):
     with pytest.raises(config.ConfigError, match="weights must be"):
         mixing.mixed_order([4, 2], [1.0, weight], shuffle_seed=None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "position"),
+    [
+        pytest.param([10, 10], [1e-6, 1.0], 1, id="a millionth"),
+        pytest.param([10, 10], [1.0, 1e-30], 0, id="almost nothing"),
+        pytest.param([1, 20_000], [1.0, 1.0], 0, id="one example beside many"),
+        pytest.param([10, 10, 10], [1.0, 1.0, 1e-6], 0, id="of three"),
+    ],
+)
+def test_a_mixture_that_would_repeat_a_data_set_without_end_is_refused_before_it_is_laid_out(
+    sizes, weights, position
+):
+    with pytest.raises(config.ConfigError) as caught:
+        mixing.mixed_order(sizes, weights, shuffle_seed=0, stop="all_exhausted")
+    assert f"data set {position} " in caught.value.problems[0]
+    assert "set stop to 'first_exhausted'" in caught.value.problems[0]
+    order = mixing.mixed_order(sizes, weights, shuffle_seed=0)
+    assert len(order(0)) <= sum(sizes)
+
+
+def test_a_data_set_may_be_repeated_often():
+    order = mixing.mixed_order([1, 5000], [1.0, 1.0], shuffle_seed=None, stop="all_exhausted")
+    assert (order(0) == 0).sum() == 5000

@@ -228,6 +228,14 @@ class RLRun(schema.RunOptions, abc.ABC):
         yield from super().problems()
         yield from schema.below_one("batch_size", self.batch_size)
         yield from schema.below_one("num_train_epochs", self.num_train_epochs)
+        rollout = self.rollout_config
+        yield from config_lib.batch_problems(
+            {"batch_size": self.batch_size, "num_generations": self.algo_config.num_generations},
+            {
+                "rollout_config.max_prompt_length": rollout.max_prompt_length,
+                "rollout_config.total_generation_steps": rollout.total_generation_steps or 1,
+            },
+        )
         if self.num_train_epochs is None and self.rl_training_config.max_steps is None:
             yield "nothing ends the run: set rl_training_config.max_steps or num_train_epochs"
         yield from prompts.solve_rate_problems(

@@ -21,6 +21,9 @@ GroupFn = Callable[[Int[np.ndarray, " N"]], Sequence[Sequence[int]]]
 OrderFn = Callable[[int], Int[np.ndarray, " N"]]
 """Returns the indices of an epoch in order, e.g. of a mixture."""
 
+_MOST_COUNTED = 100_000_000
+"""Examples of all epochs that are laid out to count their batches: some minutes."""
+
 
 class BatchIterator(Generic[ExampleT, BatchT]):
     """Iterates over a list-like data set; ``get_state`` and ``set_state`` resume exactly."""
@@ -58,6 +61,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
         self.shuffle_seed, self.num_epochs = shuffle_seed, num_epochs
         self._collate, self._last_batch = collate, last_batch
         self._group, self._order = group, order or self._every_example_once
+        self._is_uniform = group is None and order is None  # the epochs are equally long
         self._content = content
         if problems := list(self._problems()):
             raise ValueError("cannot iterate: " + "; ".join(problems))
@@ -66,7 +70,7 @@ class BatchIterator(Generic[ExampleT, BatchT]):
         if not self._plan:
             raise ValueError(
                 f"{len(dataset)} examples make no full batch of {batch_size} rows; choose a "
-                "smaller batch or last_batch='keep'"
+                "smaller batch_size, or set last_batch to 'keep'"
             )
         # Recognises, at resume, a data set or setting under which the position means another.
         self._fingerprint = zlib.crc32(repr(self._plan).encode())
@@ -92,9 +96,17 @@ class BatchIterator(Generic[ExampleT, BatchT]):
 
         Raises:
             TypeError: If there is no end.
+            ValueError: If there are more epochs than can be laid out to be counted.
         """
         if self.num_epochs is None:
             raise TypeError("an iterator without num_epochs has no length")
+        if self._is_uniform:
+            return self.num_epochs * len(self._plan_epoch(0))
+        if self.num_epochs * len(self.dataset) > _MOST_COUNTED:
+            raise ValueError(
+                f"{self.num_epochs:,} epochs of {len(self.dataset):,} examples are too many to "
+                "count: packing and mixtures lay out each of them anew; lower the number of epochs"
+            )
         return sum(len(self._plan_epoch(epoch)) for epoch in range(self.num_epochs))
 
     def get_state(self) -> dict[str, int | None]:

@@ -5,7 +5,7 @@ shuffling, packing and resuming are those of any data set. Each data set is gone
 beginning to end, whatever the epochs, before any of its examples comes again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,9 @@ from tunix.utils import config
 
 Order = Callable[[int], Int[np.ndarray, " N"]]
 """Returns the indices of an epoch."""
+
+_MOST_PASSES = 10_000
+"""Of a data set in an epoch."""
 
 Stop = Literal["first_exhausted", "all_exhausted"]
 
@@ -50,6 +53,8 @@ def mixed_order(
     if problems:
         raise config.ConfigError("mixture", problems)
     counts = _draws(np.asarray(sizes), np.asarray(weights, np.float64), stop)
+    if problems := list(_repeat_problems(sizes, weights, counts)):
+        raise config.ConfigError("mixture", problems)
     starts = np.cumsum([0, *sizes[:-1]])
 
     def order(epoch: int) -> Int[np.ndarray, " N"]:
@@ -67,7 +72,22 @@ def _draws(sizes: Int[np.ndarray, " K"], weights: np.ndarray, stop: Stop) -> np.
     """Return how many examples of each data set an epoch has, in the proportion of ``weights``."""
     pick = np.min if stop == "first_exhausted" else np.max
     scale = pick(sizes / weights)
-    return np.maximum(np.round(weights * scale).astype(np.int64), 1)
+    # Cut to what int64 holds: such a mixture is refused.
+    return np.maximum(np.round(np.minimum(weights * scale, 1e18)).astype(np.int64), 1)
+
+
+def _repeat_problems(
+    sizes: Sequence[int], weights: Sequence[float], counts: np.ndarray
+) -> Iterator[str]:
+    """Yield the data sets that an epoch would go through more often than anybody means."""
+    for k, (size, weight, count) in enumerate(zip(sizes, weights, counts.tolist(), strict=True)):
+        if count > _MOST_PASSES * size:
+            yield (
+                f"weights {list(weights)}: data set {k} (weight {weight}, {size:,} examples) would "
+                f"come {count // size:,} times in each epoch until the last one is exhausted, at "
+                f"most {_MOST_PASSES:,} are possible; choose weights nearer to each other, or set "
+                "stop to 'first_exhausted'"
+            )
 
 
 def _turns(counts: np.ndarray, seed: list[int] | None) -> Int[np.ndarray, " N"]:

@@ -63,6 +63,13 @@ class PreferenceDataConfig(config.Config):
             value = vars(self)[name]
             if value is not None and value < 1:
                 yield f"{name} must be at least 1, got {value}"
+        lengths = ("max_prompt_length", "max_response_length")
+        yield from config.batch_problems(
+            {"batch_size": self.batch_size},
+            {name: getattr(self, name) for name in lengths}
+            if self.row_length is None
+            else {"row_length": self.row_length},
+        )
         if self.row_length is not None and not self.packing:
             yield "row_length is the length of packed rows, and packing is off; remove it"
         if self.shuffle_seed is not None and self.shuffle_seed < 0:

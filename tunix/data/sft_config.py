@@ -69,6 +69,9 @@ class SftDataConfig(config.Config):
         for name, least in {"max_target_length": 2, "batch_size": 1, "packing_window": 1}.items():
             if vars(self)[name] < least:
                 yield f"{name} must be at least {least}, got {vars(self)[name]}"
+        yield from config.batch_problems(
+            {"batch_size": self.batch_size}, {"max_target_length": self.max_target_length}
+        )
         if self.num_epochs is not None and self.num_epochs < 1:
             yield f"num_epochs must be at least 1 or null, got {self.num_epochs}"
         if self.shuffle_seed is not None and self.shuffle_seed < 0:

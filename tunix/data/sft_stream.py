@@ -74,7 +74,10 @@ class SftStream:
         self.report = report.DataReport(source=f"first window of {sources.name_of(source)}")
         first = _Epoch(self, 0, self.report).next_window()
         if not first and settings.last_batch == "drop":
-            raise ValueError("the data makes no full batch; choose a smaller one or 'keep'")
+            raise ValueError(
+                "the data makes no full batch; choose a smaller batch_size, or set "
+                "last_batch to 'keep'"
+            )
 
     def __iter__(self) -> "StreamIterator":
         """Return an iterator that stands at the beginning."""

@@ -142,8 +142,9 @@ class TokenizerAdapter:
         """
         if self._special_ids.eos is None:
             raise TokenizerError(
-                "this tokenizer does not say which token ends a text; load it with "
-                "load_tokenizer(directory) or pass special_ids=SpecialIds(eos=...)"
+                "this tokenizer does not say which token ends a text; give one whose files do: "
+                "tokenizer_config.tokenizer_path of a run, load_tokenizer(DIRECTORY) or "
+                "special_ids=SpecialIds(eos=...) in Python"
             )
         return self._special_ids.eos
 

@@ -266,7 +266,7 @@ def new_directory(target: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path
     if free < num_bytes:
         raise ExportError(
             f"{target}: the model takes {num_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
-            "free some space, choose another place or dtype='bfloat16'"
+            "free some space, choose another place, or dtype bfloat16 (--dtype bfloat16)"
         )
     folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
     folder.mkdir()
@@ -289,7 +289,7 @@ def _existing(source: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
     if not path.exists():
         raise ExportError(
-            f"{path}: the model's original files are not there; give their path as source, or "
-            "source=None to write no tokenizer"
+            f"{path}: the model's original files are not there; say where they are now: --model "
+            "PATH (in Python source=PATH, or source=None to write no tokenizer)"
         )
     return path

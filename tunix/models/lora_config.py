@@ -139,5 +139,6 @@ def _hint(pattern: str, paths: Iterable[str]) -> str:
     hint = f"; there are {names}{config_lib.did_you_mean(bare, [*names, *ALIASES])}"
     is_stacked = not any(re.search(r"\d", path) for path in paths)
     if is_stacked and re.search(r"\d", pattern):
-        hint += "; layers have no numbers while they are stacked: use scan_layers=False"
+        hint += "; layers have no numbers while they are stacked: name them without (in Python, "
+        hint += "load the model with scan_layers=False)"
     return hint

@@ -233,7 +233,7 @@ def _stacking_problems(
         if len(modules) < home.module.weight_shape[0] or len(kinds) > 1:
             yield (
                 f"the layers of {path} have adapters of different sizes, or some have none, and "
-                "they are stacked; load the model with scan_layers=False"
+                "they are stacked; in Python, load the model with scan_layers=False"
             )
 
 

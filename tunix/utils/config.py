@@ -60,6 +60,26 @@ def choice_problems(settings: "Config", choices: Mapping[str, Collection[str]]) 
             yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
 
 
+_LARGEST_BATCH = 2**28
+
+
+def batch_problems(rows: Mapping[str, int], tokens: Mapping[str, int]) -> Iterator[str]:
+    """Yield a sentence if a batch has more tokens than any machine takes, before it is made.
+
+    Args:
+        rows: Settings whose product is the number of rows.
+        tokens: Settings whose sum is the length of a row.
+    """
+    size = math.prod(rows.values()) * sum(tokens.values())
+    if size > _LARGEST_BATCH and min(*rows.values(), *tokens.values()) > 0:
+        factors = [f"{name} {value}" for name, value in rows.items()]
+        length = " + ".join(f"{name} {value}" for name, value in tokens.items())
+        yield (
+            f"{' x '.join([*factors, f'({length})' if len(tokens) > 1 else length])}: a batch of "
+            f"{size:,} tokens, and at most {_LARGEST_BATCH:,} are possible; lower one of them"
+        )
+
+
 _PLAIN_TYPES: Mapping[Any, str] = {
     bool: "True or False",
     int: "a whole number",
