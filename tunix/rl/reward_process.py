@@ -3,15 +3,18 @@
 What goes on in them is in ``reward_child.py``.
 """
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
+import multiprocessing.util  # what it does at the end comes after what is registered here
 import os
 import pickle
 import queue
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 import weakref
@@ -35,6 +38,12 @@ ATTEMPTS = 3
 _NAME = "tunix reward function"
 _UNGUARDED = 113
 """Exit code of a process that would start others while it still executes the script again."""
+
+
+_is_over = threading.Event()
+"""Set as the program ends, before its children are, which is then waited for."""
+
+atexit.register(_is_over.set)
 
 
 class ProcessError(RuntimeError):
@@ -227,6 +236,9 @@ class _Worker:
         self._channel = process_channel.Channel(
             ours, is_alive=process.is_alive, most_bytes=reward_child.MOST_ANSWER_BYTES
         )
+        if _is_over.is_set():
+            self.close()
+            raise UnusableError("the program ends")
 
     def _ending(self) -> str:
         """Return what became of the process that does not answer any more."""

@@ -7,6 +7,8 @@ from typing import TypeVar
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
+_LOOK_SECONDS = 0.5
+
 
 def map_all(
     fn: Callable[[ItemT], ResultT], items: Iterable[ItemT], num_threads: int
@@ -43,7 +45,9 @@ def map_all(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        # With an end: a signal that comes just before a wait without one is not noticed in it.
+        while thread.is_alive():
+            thread.join(_LOOK_SECONDS)
     if errors:
         raise errors[min(errors)]
     return [results[i] for i in range(len(given))]
