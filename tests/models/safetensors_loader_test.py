@@ -199,10 +199,10 @@ def test_tensors_may_lie_in_any_order_of_the_header(tmp_path):
         pytest.param({"a": entry(0, 8, dtype=["F32"])}, "a has type ['F32']", id="a list as type"),
         pytest.param({"a": 5}, "corrupt safetensors header", id="a number as entry"),
         pytest.param(b"5", "expected a JSON object, found int", id="a number as header"),
-        pytest.param(b"[" * 5000 + b"]" * 5000, "nested more than", id="nested too deeply"),
+        pytest.param(b"[" * 5000 + b"]" * 5000, "nests more than", id="nested too deeply"),
         pytest.param(b'{"a": ' + b"9" * 5000 + b"}", "header", id="a number of 5000 digits"),
-        pytest.param(b'{"a": {}, "a": {}}', "key 'a' stands twice", id="a name twice"),
-        pytest.param(b'{"\xff": 1}', "not JSON", id="not UTF-8"),
+        pytest.param(b'{"a": {}, "a": {}}', "has key 'a' twice", id="a name twice"),
+        pytest.param(b'{"\xff": 1}', "not UTF-8", id="not UTF-8"),
     ],
 )
 def test_a_header_that_no_writer_makes_is_refused(header, expected, tmp_path):

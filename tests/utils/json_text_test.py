@@ -41,4 +41,23 @@ def test_what_can_be_read_is_read():
 def test_a_key_twice_is_refused_where_that_is_asked_for():
     assert json_text.parse('{"a": 1, "a": 2}') == {"a": 2}
     with pytest.raises(json_text.JsonError, match="'a' twice; remove one"):
-        json_text.parse('{"a": 1, "a": 2}', unique_keys=True)
+        json_text.parse('{"a": 1, "a": 2}', unique="column")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(b"[1]", "expected a JSON object, found list", id="a list"),
+        pytest.param(b"null", "expected a JSON object, found NoneType", id="null"),
+        pytest.param(b'{"a": {"b": 1, "b": 1}}', "has key 'b' twice", id="a key twice"),
+        pytest.param(b"{", "not valid JSON", id="cut off"),
+    ],
+)
+def test_an_object_is_returned_or_what_stands_there_is_named(content, problem):
+    assert json_text.parse_object(b'{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+    with pytest.raises(json_text.JsonError, match=problem):
+        json_text.parse_object(content)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text():
+    assert json_text.parse_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}

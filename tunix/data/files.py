@@ -112,7 +112,7 @@ READERS: Mapping[str, Callable[[pathlib.Path], Iterator[Found]]] = {
 def _parse(content: bytes, where: str, *, unit: str) -> tuple[Any] | str:
     """Return the JSON value in a tuple, or what is wrong with it."""
     try:
-        return (json_text.parse(content, unit=unit, unique_keys=True),)
+        return (json_text.parse(content, unit=unit, unique="column"),)
     except json_text.JsonError as error:
         remedy = error.remedy or "write one JSON object a line, or mend this one"
         return f"{where}: {error.problem}; {remedy}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from tunix.models import families, hf_fields
 from tunix.models.transformer import config as config_lib
-from tunix.utils import config, json_object
+from tunix.utils import config, json_text
 
 CONFIG_NAME = "config.json"
 
@@ -67,6 +67,6 @@ def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     """
     data = pathlib.Path(path).read_bytes()
     try:
-        return json_object.parse(data)
+        return json_text.parse_object(data)
     except ValueError as error:
         raise config.ConfigError(f"Hugging Face config {path}", [str(error)]) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tunix.utils import config as config_lib
-from tunix.utils import json_object
+from tunix.utils import json_text
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -109,7 +109,7 @@ def read(path: pathlib.Path) -> PeftConfig:
             that we cannot compute.
     """
     try:
-        raw = json_object.parse(path.read_bytes())
+        raw = json_text.parse_object(path.read_bytes())
     except (OSError, ValueError) as error:
         raise config_lib.ConfigError(str(path), [f"cannot be read: {error}"]) from error
     if problems := tuple(_problems(raw)):

@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tunix.utils import json_object, reference_names
+from tunix.utils import json_text, reference_names
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -150,7 +150,7 @@ def find_files(file_dir: str | pathlib.Path) -> list[pathlib.Path]:
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
     """Return which tensor is in which file; the files are those beside the index and no others."""
     try:
-        found = json_object.parse(index.read_bytes())["weight_map"]
+        found = json_text.parse_object(index.read_bytes())["weight_map"]
         if not isinstance(found, dict):
             raise TypeError(f"'weight_map' is a {type(found).__name__}")
     except (ValueError, KeyError, TypeError) as error:
@@ -199,7 +199,7 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], int]:
             )
         raw = file.read(length)
     try:
-        header = json_object.parse(raw)
+        header = json_text.parse_object(raw)
         header.pop("__metadata__", None)
         problems = [text for name, entry in header.items() for text in _check(name, entry)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

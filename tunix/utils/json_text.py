@@ -1,5 +1,6 @@
 """Reads JSON that others wrote: one sentence for whatever is wrong with it."""
 
+import functools
 import json
 import sys
 from typing import Any
@@ -18,20 +19,21 @@ class JsonError(ValueError):
         super().__init__(problem if remedy is None else f"{problem}; {remedy}")
 
 
-def parse(content: bytes | str, *, unit: str = "", unique_keys: bool = False) -> Any:
+def parse(content: bytes | str, *, unit: str = "", unique: str | None = None) -> Any:
     """Return the value of a JSON text.
 
     Args:
         content: The text; bytes are UTF-8.
         unit: What bytes are counted in, such as ``of the line``, for messages.
-        unique_keys: Whether an object that has a key twice is refused; readers keep one silently.
+        unique: What a key is called, if an object that has one twice is refused; readers keep one
+            silently.
 
     Raises:
         JsonError: If it is no JSON, or nests deeper or has longer numbers than can be handled.
     """
-    hook = _unique if unique_keys else None
+    hook = None if unique is None else functools.partial(_unique, unique)
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8")
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=hook)
     except UnicodeDecodeError as error:
         is_utf16 = isinstance(content, bytes) and content.startswith(_UTF16_MARKS)
@@ -51,6 +53,18 @@ def parse(content: bytes | str, *, unit: str = "", unique_keys: bool = False) ->
         raise JsonError(problem, "write it as text, in quotes") from error
     if text.count("[") + text.count("{") > MAX_DEPTH and depth_exceeds(value, MAX_DEPTH):
         raise _too_deep()
+    return value
+
+
+def parse_object(content: bytes | str) -> dict[str, Any]:
+    """Return the value of a JSON text that is one object and has no key twice.
+
+    Raises:
+        JsonError: As :func:`parse`, or if it is no object.
+    """
+    value = parse(content, unique="key")
+    if not isinstance(value, dict):
+        raise JsonError(f"expected a JSON object, found {type(value).__name__}")
     return value
 
 
@@ -74,10 +88,10 @@ def _too_deep() -> JsonError:
     return JsonError(f"nests more than {MAX_DEPTH} deep", "flatten it, or write it as text")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(called: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(k for k in values if keys.count(k) > 1)
-        raise JsonError(f"has column {twice!r} twice", "remove one")
+        raise JsonError(f"has {called} {twice!r} twice", "remove one")
     return values
