@@ -79,6 +79,22 @@ def test_a_bad_command_line_is_one_config_error(base, arguments, message):
         load(*[base if a == "BASE" else a for a in arguments])
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(b"a: 1\nb: \xf6\n", "not UTF-8 at byte 9; save the file as UTF-8", id="latin"),
+        pytest.param(b"\x80", "not UTF-8 at byte 1", id="a stray byte"),
+        pytest.param(b"a: ${", "a", id="a reference that does not end"),
+        pytest.param(b"a: ${b:", "a", id="a resolver that does not end"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_named(tmp_path, content, problem):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(config_lib.ConfigError, match=rf"broken.yaml(?s:.*){problem}"):
+        load(str(path))
+
+
 def test_broken_yaml_names_the_file_and_line(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("a: 1\nb: [1\n")

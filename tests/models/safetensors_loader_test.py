@@ -235,6 +235,17 @@ def test_an_index_names_files_beside_it_only(name, tmp_path):
     assert str(folder / loader.INDEX_NAME) in message
 
 
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\0b"], ids=["too long", "a zero byte"])
+def test_names_that_no_file_can_have_are_refused_in_a_short_message(name, tmp_path):
+    write_sharded(tmp_path)
+    index = json.loads((tmp_path / loader.INDEX_NAME).read_text())
+    index["weight_map"]["a"] = name
+    (tmp_path / loader.INDEX_NAME).write_text(json.dumps(index))
+    message = error_of(tmp_path)
+    assert "names files that are not beside it" in message
+    assert len(message) < 1_000
+
+
 def test_a_file_beside_the_index_may_be_a_link_into_a_cache(tmp_path):
     write_sharded(tmp_path / "snapshot")
     blob = tmp_path / "blob"

@@ -163,6 +163,8 @@ def read_yaml(path: str) -> omegaconf.DictConfig:
         raise config_lib.ConfigError(
             str(path), [f"{file.name}, {yaml_faults.problem(error, text)}"]
         ) from error
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise config_lib.ConfigError(str(path), [" ".join(str(error).split())]) from error
     if not isinstance(loaded, omegaconf.DictConfig):
         raise config_lib.ConfigError(str(path), ["the file must hold keys and values, not a list"])
     return loaded

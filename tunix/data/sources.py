@@ -56,8 +56,8 @@ def read_rows(
         DataError: If there is no such source, it is empty, not what it seems, or lacks a
             column to rename; lists every bad row.
     """
-    rows, noted = [], problems
-    problems = [] if problems is None else problems
+    rows: list[Row] = []
+    noted, problems = problems, [] if problems is None else problems
     for item in stream_rows(source, columns=columns):
         if isinstance(item, Row):
             rows.append(item)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunix.generate import tokenizer_backends, tokenizer_settings
+from tunix.utils import error_text
 
 TokenizerError = tokenizer_backends.TokenizerError
 
@@ -94,8 +95,8 @@ def _opened(path: pathlib.Path, open_file: Callable[[], Any]) -> Any:
             raise
         size = path.stat().st_size
         raise TokenizerError(
-            f"{path}: not a tokenizer that can be read ({size:,} bytes): {error}; copy the file "
-            "again from where the model is published"
+            f"{path}: not a tokenizer that can be read ({size:,} bytes): "
+            f"{error_text.describe(error)}; copy the file again from where the model is published"
         ) from error
 
 

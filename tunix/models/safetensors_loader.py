@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tunix.utils import json_text, reference_names
+from tunix.utils import error_text, json_text, reference_names
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -34,6 +34,7 @@ DTYPES: Mapping[str, np.dtype] = {
 """How the format calls the types; a file may mix them."""
 
 _MAX_HEADER = 100_000_000  # the limit of the format
+_LONGEST_NAME = 255  # of a file, on all common file systems
 _MAX_RANK = 32  # of an array of numpy
 
 
@@ -157,7 +158,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
         raise CheckpointFileError(
             f"{index}: not a safetensors index ({error!r}); expected JSON with a 'weight_map'"
         ) from error
-    if strange := sorted({repr(file) for file in found.values() if not _is_plain_name(file)}):
+    strange = {repr(file) for file in found.values() if not _is_plain_name(file)}
+    if strange := sorted(error_text.shorten(name, _LONGEST_NAME) for name in strange):
         raise CheckpointFileError(
             f"{index}: names files that are not beside it: {_listed(strange)}; expected names "
             f"such as 'model-00001-of-00002.safetensors', all in {index.parent}"
@@ -166,7 +168,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 
 
 def _is_plain_name(file: Any) -> bool:
-    return isinstance(file, str) and file not in ("", "..") and pathlib.PurePath(file).name == file
+    is_name = isinstance(file, str) and 0 < len(file) <= _LONGEST_NAME and file != ".."
+    return is_name and pathlib.PurePath(file).name == file and "\0" not in file
 
 
 def _check_index(
@@ -226,11 +229,11 @@ def _check(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        yield f"{name} has type {kind!r}, readable are {list(DTYPES)}"
+        yield f"{name} has type {error_text.shown(kind)}, readable are {list(DTYPES)}"
     elif not _are_counts(shape) or len(shape) > _MAX_RANK:
-        yield f"{name} has shape {shape!r}"
+        yield f"{name} has shape {error_text.shown(shape)}"
     elif not _are_counts(offsets) or len(offsets) != 2:
-        yield f"{name} has offsets {offsets!r}"
+        yield f"{name} has offsets {error_text.shown(offsets)}"
     elif offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         taken = offsets[1] - offsets[0]
         yield f"{name} of shape {shape} and type {kind} takes {taken} bytes"
