@@ -235,6 +235,11 @@ def test_an_index_names_files_beside_it_only(name, tmp_path):
     assert str(folder / loader.INDEX_NAME) in message
 
 
+def test_an_index_without_a_file_is_an_error(tmp_path):
+    (tmp_path / loader.INDEX_NAME).write_text('{"weight_map": {}}')
+    assert "names no file" in error_of(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["x" * 100_000, "a\0b"], ids=["too long", "a zero byte"])
 def test_names_that_no_file_can_have_are_refused_in_a_short_message(name, tmp_path):
     write_sharded(tmp_path)

@@ -30,7 +30,6 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
     faults = errors.Faults()
     held_out = {f"{path} (held out)": _read(path, run) for path in run.eval_data_paths}
     train_ds: Any = None
-    parts: list[_Part] = []
     reports: list[report.DataReport] = []
     parts: list[_Part] = []
     if run.data_config.streaming_window is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunix.generate import tokenizer_backends
-from tunix.utils import json_text
+from tunix.utils import error_text, json_text
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
@@ -47,7 +47,10 @@ def read(
     if files.problems:
         raise tokenizer_backends.TokenizerError(
             "the files of the tokenizer cannot be used:"
-            + "".join(f"\n  - {problem}" for problem in files.problems)
+            + "".join(
+                f"\n  - {error_text.shorten(p, error_text.SHOWN_CHARACTERS)}"
+                for p in files.problems
+            )
         )
     return TokenizerSettings(ids, template)
 

@@ -140,6 +140,8 @@ def find_files(file_dir: str | pathlib.Path) -> list[pathlib.Path]:
             f"found {_listed(found) or 'an empty directory'}"
         )
     files = sorted({folder / name for name in _weight_map(index).values()})
+    if not files:
+        raise CheckpointFileError(f"{index}: names no file; the download is incomplete")
     if missing := [path.name for path in files if not path.exists()]:
         raise CheckpointFileError(
             f"{index}: names files that are not there: {_listed(missing)}; "

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from tunix.utils import error_text
+
 ANY_SIZE: Mapping[str, bool] = {"any_size": True}
 """Metadata of a whole-number field that no device sees, such as bytes on a disk."""
 
@@ -31,7 +33,8 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         """Return one line per problem."""
-        return f"invalid {self.owner}:" + "".join(f"\n  - {p}" for p in self.problems)
+        shown = [error_text.shorten(p, error_text.SHOWN_CHARACTERS) for p in self.problems]
+        return f"invalid {self.owner}:" + "".join(f"\n  - {p}" for p in shown)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
