@@ -263,7 +263,7 @@ def test_a_function_that_expects_messages_is_told_that_there_are_texts(fn, run_i
         call(manager)
     manager.close()
     with pytest.raises(rewards.RewardError) as caught:
-        call(rewards.RewardManager(process_rewards.crashes))
+        call(rewards.RewardManager(process_rewards.lazily))
     assert "messages" not in str(caught.value)
 
 
