@@ -35,8 +35,11 @@ def test_the_larger_number_is_asked_for_in_8010_ways():
         ("larger_number", "", 81, 0.0),
         ("larger_number", "9" * 5000, 81, 0.0),
         ("multiplication", "14", 14, 1.0),
-        ("multiplication", "7 * 2 = 14", 14, 0.0),
+        ("multiplication", "7 * 2 = 14", 14, 1.0),
+        ("multiplication", "It is 14.", 14, 1.0),
         ("multiplication", "14 is 7 * 2", 14, 0.0),
+        ("multiplication", "7 * 2 = 14 = 2 * 7 = 15", 14, 0.0),
+        ("multiplication", "9" * 5000, 14, 0.0),
         ("multiplication", "", 14, 0.0),
         ("first_letter", "O", "o", 1.0),
         ("first_letter", '"o".', "o", 1.0),
@@ -67,7 +70,6 @@ def test_nothing_is_rewarded_but_what_the_question_asks_for(name, reply, answer,
         ("larger_number", "no idea", 81, 0.0),
         ("larger_number", "", 81, 0.0),
         ("larger_number", "9" * 5000, 81, 0.0),
-        ("multiplication", "7 * 2 = 14", 14, (7 / 14 + 2 / 14 + 1) / 5),
         ("first_letter", "O", "o", 1.0),
         ("first_letter", "Orange.", "o", 1 / 6),
         ("first_letter", 'The first letter of orange is "O".', "o", (1 / 2 + 1 / 6 + 1) / 7),
@@ -91,8 +93,11 @@ def test_no_reply_earns_more_than_the_answer_alone(name):
         manager = rewards.RewardManager(task.reward_fns)
         earned = manager([question.text] * 6, replies, columns).total
         assert earned[0] == len(task.reward_fns) == earned.max()
-        assert earned[1] < 1.0
-        assert "just the" in question.text
+        if "End with" in question.text:
+            assert earned[1] == earned[0]
+        else:
+            assert "just the" in question.text
+            assert earned[1] < 1.0
 
 
 def test_a_right_reply_that_was_cut_off_earns_nothing():

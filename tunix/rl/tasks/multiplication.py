@@ -7,7 +7,7 @@ def questions() -> list[task.Question]:
     """Return every product of two factors from 2 to 9."""
     return [
         task.Question(
-            text=f"What is {a} * {b}? Answer with just the number.",
+            text=f"What is {a} * {b}? End with the result.",
             answer=a * b,
             key=(min(a, b), max(a, b)),
         )
@@ -16,18 +16,17 @@ def questions() -> list[task.Question]:
     ]
 
 
-def just_the_product(
+def ends_with_the_product(
     completions: list[str], answer: list[int], finish_reasons: list[str]
 ) -> list[float]:
-    """Return 1 where the reply is the number and nothing else, and ended by itself."""
-    right = [numbers.is_just(reply, n) for reply, n in zip(completions, answer, strict=True)]
+    """Return 1 where the last number of a reply is the answer, and it ended by itself."""
+    right = [numbers.last(reply) == n for reply, n in zip(completions, answer, strict=True)]
     return task.reward_where(right, finish_reasons)
 
 
 MULTIPLICATION = task.Task(
     name="multiplication",
     questions=questions,
-    reward_fn=just_the_product,
-    guide_fn=numbers.nearness,
+    reward_fn=ends_with_the_product,
     max_tokens_to_generate=20,
 )

@@ -12,6 +12,12 @@ def is_just(reply: str, wanted: int) -> bool:
     return reply.strip().removesuffix(".") == str(wanted)
 
 
+def last(reply: str) -> float | None:
+    """Return the last number of a reply, ``None`` where there is none."""
+    found = _NUMBER.findall(reply)
+    return float(found[-1]) if found else None
+
+
 def nearness(completions: list[str], answer: list[int], finish_reasons: list[str]) -> list[float]:
     """Return the mean, over the words of a reply, of how near each is to the answer.
 
