@@ -160,12 +160,12 @@ def kernels(precision: str) -> Numbers:
     rng = np.random.default_rng(3)
     length, heads, keys, width = 2304, 4, 2, 32
 
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32)
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape, np.float32))
 
     q, g = normal(1, length, heads, width), normal(1, length, heads, width)
     k, v = normal(1, length, keys, width), normal(1, length, keys, width)
-    segments = np.repeat([[1, 2, 0]], [900, 1304, 100], axis=1).astype(np.int32)
+    segments = jnp.asarray(np.repeat([[1, 2, 0]], [900, 1304, 100], axis=1).astype(np.int32))
     packed = {"segment_ids": segments, "softcap": 20.0}
     rules: Any = {"causal": {}, "window": {"window": 100}, "packed": packed}
     how: Any = {"scale": width**-0.5, "precision": precision}
@@ -175,12 +175,12 @@ def kernels(precision: str) -> Numbers:
         out, pull = jax.jit(functools.partial(jax.vjp, attend))(q, k, v)
         numbers = {"out": out} | dict(zip(("dq", "dk", "dv"), jax.jit(pull)(g), strict=True))
         found |= {f"value/{name} {of}": np.asarray(x) for of, x in numbers.items()}
-    lengths, slots = np.asarray([0, 700], np.int32), np.arange(1024, dtype=np.int32)[None]
+    lengths, slots = jnp.asarray([0, 700]), jnp.arange(1024)[None]
     for new in (1, 7):
         cache = cached_attention.empty(2, 1024, keys, width, jnp.float32)
         stored = normal(2, 2, 1024, keys, width), normal(2, 2, new, keys, width)
         cache = cached_attention.write(*cache, *stored[0], slots)
-        cache = cached_attention.write(*cache, *stored[1], lengths[:, None] + np.arange(new))
+        cache = cached_attention.write(*cache, *stored[1], lengths[:, None] + jnp.arange(new))
         attend = jax.jit(functools.partial(cached_attention.attend_cached, **how))
         out = attend(normal(2, new, heads, width), *cache, lengths=lengths)
         found[f"value/cached {new}"] = np.asarray(out)

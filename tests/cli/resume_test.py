@@ -68,14 +68,14 @@ def commands(tmp_path, tiny_model):
 
 
 def log_of(directory):
-    """Return every metric of every step but the times, which no run repeats."""
+    """Return every metric of every step but times and the machine's state, which none repeats."""
     path = directory / "metrics.jsonl"
     if not path.exists():
         return []
     lines = path.read_text().splitlines()
     rows = [json.loads(text) for text in lines if text.endswith("}")]
-    timing = ("time", "seconds", "tokens_per_second")
-    return [{k: v for k, v in row.items() if not any(t in k for t in timing)} for row in rows]
+    measured = ("time", "seconds", "tokens_per_second", "system/")
+    return [{k: v for k, v in row.items() if not any(m in k for m in measured)} for row in rows]
 
 
 def stop_after(line, directory, steps, stop):
