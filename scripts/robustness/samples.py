@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 
 import gguf
 import numpy as np
@@ -12,6 +11,7 @@ import tokenizers
 from pyarrow import parquet
 
 from tests import tiny_llama
+from tests.models import gguf_writer
 
 ROWS = [
     {
@@ -45,20 +45,6 @@ loss_config:
 seed: 1
 run_dir: runs/x
 """
-
-_GGUF_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def write(folder: pathlib.Path) -> None:
@@ -115,21 +101,11 @@ def _write_gguf(model: pathlib.Path, path: pathlib.Path) -> None:
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     for name, value in safetensors.numpy.load_file(model / "model.safetensors").items():
         for part, count in heads.items():
-            if part in name:  # llama.cpp keeps the two halves of a rotation next to each other
-                halves = value.reshape(count, 2, -1, value.shape[-1])
-                value = halves.swapaxes(1, 2).reshape(value.shape)
+            value = gguf_writer.permute(value, count) if part in name else value
         if "embed_tokens" in name:  # the format has no empty list of merges: one more token
             value = np.concatenate([value, value[:1]])
-        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(value))
+        writer.add_tensor(gguf_writer.gguf_name(name), np.ascontiguousarray(value))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _gguf_name(name: str) -> str:
-    module = name.removesuffix(".weight")
-    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    if layer is None:
-        return _GGUF_NAMES[module] + ".weight"
-    return f"blk.{layer[1]}.{_GGUF_NAMES[layer[2]]}.weight"

@@ -2,7 +2,6 @@
 
 import gguf
 import numpy as np
-import torch
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -34,6 +33,8 @@ def permute(w, num_heads):
 
 def round_weights(hf, quantization):
     """Give ``hf`` the weights that survive storage with ``quantization``."""
+    import torch  # what else is here serves without it
+
     with torch.no_grad():
         for parameter in hf.parameters():
             if parameter.ndim == 2:
