@@ -79,6 +79,20 @@ def test_a_system_message_stands_before_every_prompt(tiny_model, capsys, monkeyp
         generate_main.main([*line, "--raw", "--system", "Be brief."])
 
 
+@pytest.mark.parametrize("empty", ["", "  ", "\n"])
+def test_an_empty_prompt_is_refused_before_a_model_is_read(empty):
+    line = ["tunix generate", "no-such-model", "--prompt", "a", "--prompt", empty]
+    with pytest.raises(config.ConfigError, match="--prompt is empty"):
+        generate_main.main(line)
+
+
+def test_the_help_tells_how_long_a_reply_is_by_default(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        generate_main.main(["tunix generate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "tokens after which a reply is cut (default: 128)" in shown
+
+
 def prompts_asked(monkeypatch, *arguments, standard_input):
     """Return the texts that the command encodes, without running the model."""
     asked = []

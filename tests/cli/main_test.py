@@ -21,6 +21,12 @@ def test_the_help_lists_every_command(capsys):
     assert all(f"\n  {name}" in shown for name in main.COMMANDS)
 
 
+def test_nothing_at_all_is_answered_with_the_commands(capsys):
+    assert main.main([]) == errors.USAGE_ERROR
+    shown = capsys.readouterr().err
+    assert all(f"\n  {name}" in shown for name in main.COMMANDS)
+
+
 @pytest.mark.parametrize("command", ["sft", "dpo", "grpo", "generate", "export"])
 def test_every_command_has_help_of_its_own(command, capsys):
     with pytest.raises(SystemExit, match="0"):

@@ -3,10 +3,11 @@
 import pytest
 
 from tests.cli import grpo_main_test
-from tunix.cli import errors, grpo_main
+from tunix.cli import errors, grpo_main, rl_run
+from tunix.utils import config
 
 REWARDS = """
-def lacks_a_column(prompts, completions, solution):
+def exact(prompts, completions, answer):
     return [0.0] * len(completions)
 
 def short(completions, **kwargs):
@@ -18,8 +19,13 @@ def helper(completion, threshold):
 
 
 @pytest.fixture
-def first_lines(tmp_path, tiny_model, capsys):
+def first_lines(tmp_path, tiny_model, capsys, monkeypatch):
     """Return what a run prints that ends before it samples anything."""
+
+    def stop(*args):
+        raise config.ConfigError("the test", ["ends here"])
+
+    monkeypatch.setattr(rl_run, "_train_and_measure", stop)
 
     def first_lines(*overrides):
         base = grpo_main_test.write_job(
@@ -29,7 +35,7 @@ def first_lines(tmp_path, tiny_model, capsys):
         line = ["tunix grpo", str(base), f"run_dir={tmp_path / 'run'}", *overrides]
         assert errors.run(grpo_main.main, line) == errors.USAGE_ERROR
         shown = capsys.readouterr()
-        assert "lacks_a_column needs the column 'solution'" in shown.err
+        assert "ends here" in shown.err
         return shown.out
 
     return first_lines
@@ -37,7 +43,7 @@ def first_lines(tmp_path, tiny_model, capsys):
 
 def test_functions_and_their_weights_are_named(first_lines):
     shown = first_lines("grpo_config.reward_weights=[1, 0.25]")
-    assert "rewards    lacks_a_column, 0.25 x short\n" in shown
+    assert "rewards    exact, 0.25 x short\n" in shown
     assert "rewards.py: helper is not used: it needs 'threshold', of which neither" in shown
 
 

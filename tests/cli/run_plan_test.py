@@ -81,3 +81,11 @@ def test_a_fraction_holds_out_at_least_one_row_and_trains_on_one(rows, fraction,
 def test_one_row_cannot_be_split():
     with pytest.raises(errors.DataError, match=r"train_fraction 0\.9 needs two rows or more"):
         training_run.split_rows([sources.Row({}, "0")], 0.9, name="data")
+
+
+def test_one_step_is_one_step():
+    _, (note,) = notes(None, 1, every=2)
+    assert note.endswith("is more than the 1 step")
+    _, (note,) = notes(5, 1)
+    assert note.startswith("the data ends after 1 step, before")
+    assert [run_plan.in_words(steps) for steps in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]

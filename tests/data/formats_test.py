@@ -50,6 +50,31 @@ def test_columns_of_no_format_list_what_each_needs():
     assert "(did you mean 'text'?)" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "remedy"),
+    [
+        ({"prompt": "a", "answer": "b"}, "data_config.columns={completion: answer} (quoted"),
+        ({"question": "a", "completion": "b"}, "data_config.columns={prompt: question} (quoted"),
+        (
+            {"prompt": "a", "answer": "b", "id": "c"},
+            "data_config.columns={completion: NAME}, NAME being one of ['answer', 'id']",
+        ),
+        ({"prompt": "a", "completon": "b"}, "(did you mean 'completion'?)"),
+    ],
+)
+def test_a_lone_missing_column_is_made_of_one_that_is_there(row, remedy):
+    with pytest.raises(errors.DataError) as caught:
+        parse(row)
+    assert remedy in str(caught.value)
+    assert not any(f"did you mean {column!r}" in str(caught.value) for column in row)
+
+
+def test_a_column_that_is_needed_itself_is_no_misspelled_other():
+    row = sources.Row({"prompt": "a", "prompts": "b"}, "row 0")
+    assert "did you mean 'prompt'" in sources.missing_column(row, "promt", ["promt"])
+    assert "did you mean 'prompts'" in sources.missing_column(row, "promt", ["promt", "prompt"])
+
+
 def test_a_mistyped_format_gets_a_suggestion():
     with pytest.raises(errors.DataError, match="did you mean 'messages'"):
         parse({"messages": []}, format_name="mesages")

@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """Sample as ``argv`` says; ``argv[0]`` is the name of the program."""
     options = _parser(argv[0]).parse_args(argv[1:])
     texts = options.prompt or _lines_of_input()
+    _require_text(texts)
     compile_cache.enable()
     model, tokenizer, files = load(options)
     tokenizer = model_tokenizer.ModelTokenizer(tokenizer, model.num_embed)
@@ -72,6 +73,13 @@ def main(argv: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _require_text(texts: Sequence[str]) -> None:
+    """Raise if a prompt says nothing; lines of standard input that do are none."""
+    if not all(text.strip() for text in texts):
+        problem = "--prompt is empty: there is nothing to answer or to continue; write a text"
+        raise config_lib.ConfigError("command line", [problem])
 
 
 def _lines_of_input() -> list[str]:
@@ -190,14 +198,23 @@ def _parser(program: str) -> argparse.ArgumentParser:
         'several lines: --prompt "$(cat FILE)")',
     )
     parser.add_argument("--system", help="system message before every prompt")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=128,
+        help="tokens after which a reply is cut (default: %(default)s)",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--min-p", type=float)
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
-    parser.add_argument("--num-samples", type=int, default=1, help="completions of each prompt")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top-k", type=int, help="of all tokens by default")
+    parser.add_argument("--top-p", type=float, help="of all tokens by default")
+    parser.add_argument("--min-p", type=float, help="of all tokens by default")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="1, the default, is none"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, default=1, help="completions of each prompt (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--chat",

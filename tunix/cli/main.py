@@ -44,7 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 2 after a message about bad input, 130 when interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    line = sys.argv[1:] if argv is None else argv
+    if not line:
+        parser.print_help(sys.stderr)
+        return errors.USAGE_ERROR
+    arguments = parser.parse_args(line)
 
     def command(line: Sequence[str]) -> int:
         with interrupt.ending_at_once():

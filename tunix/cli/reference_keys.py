@@ -4,10 +4,10 @@ A key that means something to them must never be ignored: the message says what
 to write instead, or that there is nothing of the kind.
 """
 
-import dataclasses
 import re
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+
+from tunix.cli import structure
 
 _NO_ENGINE_CHOICE = "the built-in engine is the only one; remove it"
 _ONE_MODEL = "one model_config serves every role; write it there"
@@ -59,19 +59,32 @@ _OPTIMIZER, _LOOP, _LORA = "optimizer_config", "training_config", "model_config.
 _ROLLOUT = "rollout_config"
 _QUANTISED = f"write {_LORA}.weight_qtype: nf4 (QLoRA) or int8"
 
+_TRAIN_ON = "write data_config.train_on: replies, the default, or everything"
+_COMPUTE = (
+    "write model_config.precision: fast, which computes in bfloat16; model_config.dtype is how "
+    "parameters are stored"
+)
+
 _ELSEWHERE = {
     "adam_beta1": f"write {_OPTIMIZER}.b1",
     "adam_beta2": f"write {_OPTIMIZER}.b2",
     "adam_epsilon": f"write {_OPTIMIZER}.eps",
     "adapter": f"write {_LORA}",
+    "assistant_only_loss": _TRAIN_ON,
     "base_model": "write model_config.model_id",
-    "bf16": "write model_config.dtype: bfloat16",
+    "bf16": _COMPUTE,
+    "cliprange": "write ppo_config.epsilon",
+    "cliprange_value": "write ppo_config.clip_range_value",
+    "completion_only_loss": _TRAIN_ON,
     "dataset_text_field": "write data_config.columns: {text: NAME}",
     "datasets": "write data_path",
     "eval_steps": f"write {_LOOP}.eval_every_n_steps",
-    "fp16": "write model_config.dtype: bfloat16",
+    "fp16": _COMPUTE,
     "gradient_accumulation_steps": f"write {_LOOP}.gradient_accumulation_steps",
     "gradient_checkpointing": "write model_config.remat",
+    "importance_sampling_level": "write algorithm: gspo for ratios of whole sequences",
+    "kl_coef": "write ppo_config.beta",
+    "lam": "write ppo_config.gae_lambda",
     "learning_rate": f"write {_OPTIMIZER}.learning_rate",
     "load_in_4bit": _QUANTISED,
     "load_in_8bit": _QUANTISED,
@@ -80,9 +93,11 @@ _ELSEWHERE = {
     "lora_dropout": f"write {_LORA}.dropout",
     "lora_r": f"write {_LORA}.rank",
     "lora_target_modules": f"write {_LORA}.module_path, a regular expression",
+    "loss_type": "write algorithm (grpo, dapo, drgrpo, cispo), or grpo_config.loss_agg_mode alone",
     "lr": f"write {_OPTIMIZER}.learning_rate",
     "lr_scheduler": f"write {_OPTIMIZER}.schedule_type",
     "lr_scheduler_type": f"write {_OPTIMIZER}.schedule_type",
+    "mask_truncated_completions": "write grpo_config.mask_truncated",
     "max_completion_length": f"write {_ROLLOUT}.total_generation_steps",
     "max_grad_norm": f"write {_OPTIMIZER}.max_grad_norm",
     "max_length": "write max_target_length",
@@ -93,19 +108,25 @@ _ELSEWHERE = {
     "model_name_or_path": "write model_config.model_id",
     "num_epochs": "write num_train_epochs",
     "num_generations": "write grpo_config.num_generations",
+    "num_ppo_epochs": "write ppo_config.num_iterations",
     "optim": f"write {_OPTIMIZER}.opt_type",
     "output_dir": "write run_dir",
     "packing": "write data_config.packing",
+    "peft_config": f"write {_LORA}",
     "per_device_eval_batch_size": "write batch_size, which serves evaluation too",
     "per_device_train_batch_size": "write batch_size",
     "r": f"write {_LORA}.rank",
     "report_to": f"write {_LOOP}.metrics_logging_options.wandb; files are always written",
+    "reward_funcs": "write reward_functions, Python files",
     "sample_packing": "write data_config.packing",
     "save_steps": f"write {_LOOP}.checkpointing_options.save_interval_steps",
     "save_total_limit": f"write {_LOOP}.checkpointing_options.max_to_keep",
+    "scale_rewards": "write grpo_config.advantage_estimator: grpo divides by the deviation of a "
+    "group's rewards, drgrpo does not",
     "sequence_len": "write max_target_length",
     "target_modules": f"write {_LORA}.module_path, a regular expression",
     "temperature": f"write {_ROLLOUT}.temperature",
+    "train_on_inputs": _TRAIN_ON,
     "use_vllm": _NO_ENGINE_CHOICE,
     "val_set_size": "write train_fraction, the share that is trained on",
     "wandb_project": f"write {_LOOP}.metrics_logging_options.project_name",
@@ -114,6 +135,19 @@ _ELSEWHERE = {
     "weight_decay": f"write {_OPTIMIZER}.weight_decay",
 }
 """Keys of TRL, PEFT and axolotl, which stand in no block."""
+
+_WHERE_THERE_IS: Mapping[str, Mapping[str, str]] = {
+    "grpo_config": {
+        "per_device_train_batch_size": "write batch_size, which counts prompts; TRL counts their "
+        "completions, grpo_config.num_generations of each",
+    },
+    "max_response_length": {"max_completion_length": "write max_response_length"},
+    "rl_training_config": {
+        "gradient_accumulation_steps": f"write {_LOOP}.train_micro_batch_size, the prompts at a "
+        "time; batch_size is all of a step",
+    },
+}
+"""Key of a command -> what that command says otherwise."""
 
 _IN_BLOCKS = {
     f"{_LORA}.{key}": _ELSEWHERE[key]
@@ -141,9 +175,12 @@ def notes_for(run_class: type) -> Mapping[str, str]:
 
     What users of other libraries are told to write are keys that the command has.
     """
-    known = set(_dotted_keys(run_class))
+    known = set(structure.dotted_keys(run_class))
     found = dict(NOTES)
-    for key, text in {**_ELSEWHERE, **_IN_BLOCKS}.items():
+    texts = _ELSEWHERE | _IN_BLOCKS
+    for key, otherwise in _WHERE_THERE_IS.items():
+        texts |= otherwise if key in known else {}
+    for key, text in texts.items():
         if "rl_training_config" in known:
             text = text.replace(f"{_LOOP}.", "rl_training_config.")
             text = text.replace(_OPTIMIZER, "rl_training_config.actor_optimizer_config")
@@ -155,11 +192,3 @@ def notes_for(run_class: type) -> Mapping[str, str]:
 
 
 _WRITTEN = re.compile(r"write ([a-z_0-9]+(?:\.[a-z_0-9]+)*)")
-
-
-def _dotted_keys(block: type, prefix: str = "") -> Iterator[str]:
-    for name, hint in typing.get_type_hints(block).items():
-        yield prefix + name
-        for option in (hint, *typing.get_args(hint)):
-            if isinstance(option, type) and dataclasses.is_dataclass(option):
-                yield from _dotted_keys(option, f"{prefix}{name}.")

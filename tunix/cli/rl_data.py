@@ -58,31 +58,59 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
     name = f"task {run.task}" if run.task is not None else str(run.data_path)
     faults, rows, eval_batch = errors.Faults(), None, None
     reports: list[report.DataReport] = []
+    columns_of: dict[str, list[str]] = {}
     with faults.noted():
         rows, account = prompts.load_rows(train, tokenizer, settings, name=name)
         _require_a_batch(account, run.batch_size)
         reports.append(account)
+        columns_of[name] = [*rows[0], *prompt_batch.ROLLOUT_COLUMNS]
     if held_out is not None:
         held_out_name = f"{name if run.eval_data_path is None else run.eval_data_path} (held out)"
         with faults.noted():
             eval_batch, account = _load_all(held_out, tokenizer, settings, name=held_out_name)
             reports.append(account)
+            columns_of[held_out_name] = [*eval_batch, *prompt_batch.ROLLOUT_COLUMNS]
+    reward_fns: list[rewards.RewardFn] = []
+    if name in columns_of:
+        reward_fns = _reward_functions(run, columns_of[name])
+        _note_missing_columns(run, reward_fns, columns_of, faults)
     faults.check()
     assert rows is not None  # else there are faults
-    columns = [*rows[0], *prompt_batch.ROLLOUT_COLUMNS]
-    reward_fns: list[rewards.RewardFn] = (
-        reward_loading.load_reward_functions(run.reward_functions, columns=columns)
-        if run.task is None
-        else [*tasks.TASKS[run.task].reward_fns]
-    )
     return RLData(
         train_ds=_training_batches(run, rows, settings),
         eval_batch=eval_batch,
         reward_fns=reward_fns,
         max_tokens_to_generate=steps,
-        unused=reward_loading.unused_functions(run.reward_functions, columns=columns),
+        unused=reward_loading.unused_functions(run.reward_functions, columns=columns_of[name]),
         reports=reports,
     )
+
+
+def _reward_functions(run: rl_schema.RLRun, columns: Sequence[str]) -> list[rewards.RewardFn]:
+    if run.task is not None:
+        return [*tasks.TASKS[run.task].reward_fns]
+    return reward_loading.load_reward_functions(run.reward_functions, columns=columns)
+
+
+def _note_missing_columns(
+    run: rl_schema.RLRun,
+    reward_fns: Sequence[rewards.RewardFn],
+    columns_of: Mapping[str, Sequence[str]],
+    faults: errors.Faults,
+) -> None:
+    """Note what functions need and data do not have, before a model is made to answer.
+
+    A reward manager with another idea of what is needed says so when it is asked.
+    """
+    check = getattr(run.algo_config.reward_manager_class, "check_columns", None)
+    if not reward_fns or check is not rewards.RewardManager.check_columns:
+        return
+    manager = rewards.RewardManager(reward_fns)
+    for source, columns in columns_of.items():
+        try:
+            manager.check_columns(columns)
+        except rewards.RewardError as error:
+            faults.note(errors.DataError(source, [f"{source}: {p}" for p in error.problems]))
 
 
 def _training_batches(

@@ -15,6 +15,7 @@ from tunix.cli import (
     rl_notes,
     rl_schema,
     role_meshes,
+    run_plan,
     run_settings,
     run_text,
 )
@@ -138,7 +139,8 @@ def _report(
         report.print_replies(_OUT, questions, before, after, run.evaluation.num_shown)
     _print_lines(
         *(f"note       {note}" for note in notes),
-        f"{steps} steps in {seconds:.0f} s; {summary['tokens_per_second']} tokens/s in training",
+        f"{run_plan.in_words(steps)} in {seconds:.0f} s; {summary['tokens_per_second']} tokens/s "
+        "in training",
         f"plot       {picture}",
         f"run        {directory.path}",
     )

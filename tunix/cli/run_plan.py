@@ -39,7 +39,7 @@ class RunPlan:
         steps = self.steps
         if self.max_steps is not None and steps < self.max_steps:
             yield (
-                f"the data ends after {steps} steps, before max_steps {self.max_steps}, and so "
+                f"the data ends after {in_words(steps)}, before max_steps {self.max_steps}, and so "
                 "does the schedule of the learning rate; raise num_train_epochs to train longer"
             )
         for options in rates:
@@ -47,16 +47,21 @@ class RunPlan:
         if has_evaluation and loop.eval_every_n_steps > steps:
             yield (
                 f"there is no evaluation while training, only before and after: "
-                f"eval_every_n_steps {loop.eval_every_n_steps} is more than the {steps} steps"
+                f"eval_every_n_steps {loop.eval_every_n_steps} is more than the {in_words(steps)}"
             )
 
     def ended_early(self, steps: int) -> Iterator[str]:
         """Yield a sentence if a run ended after ``steps``, for lack of data, before the plan."""
         if steps < self.steps:
             yield (
-                f"the data ended after {steps} of {self.steps} steps, before the schedule of the "
-                "learning rate; set max_steps to what the data has"
+                f"the data ended after {steps} of {in_words(self.steps)}, before the schedule of "
+                "the learning rate; set max_steps to what the data has"
             )
+
+
+def in_words(steps: int) -> str:
+    """Return a number of steps, as ``1 step``."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 def _rate_notes(options: optimizers.OptimizerOptions, steps: int) -> Iterator[str]:
@@ -64,11 +69,11 @@ def _rate_notes(options: optimizers.OptimizerOptions, steps: int) -> Iterator[st
     warmup = schedules.warmup_steps(options, steps) if "warmup_steps" in reads else 0
     if warmup >= steps:
         yield (
-            f"the learning rate is still warming up when the run ends: {warmup} steps of warm-up, "
-            f"{steps} steps in all"
+            f"the learning rate is still warming up when the run ends: {in_words(warmup)} of "
+            f"warm-up, {in_words(steps)} in all"
         )
     elif "decay_steps" in reads and options.decay_steps is not None and options.decay_steps > steps:
         yield (
             f"the learning rate is still decaying when the run ends: decay_steps is "
-            f"{options.decay_steps}, and there are {steps} steps"
+            f"{options.decay_steps}, and the run has {in_words(steps)}"
         )

@@ -11,6 +11,7 @@ from tunix.cli import (
     command,
     errors,
     optimizers,
+    run_plan,
     run_settings,
     run_text,
     sft_generation,
@@ -88,9 +89,9 @@ def _require_evaluations(options: sft_schema.SupervisedLoopOptions, steps: int) 
     asked = {"early_stopping": options.early_stopping, "keep_best": options.keep_best}
     if every > steps and (names := [name for name, value in asked.items() if value is not None]):
         problem = (
-            f"training_config.eval_every_n_steps {every} is more than the {steps} steps of the "
-            f"run, so there is no evaluation for {' and '.join(names)} to go by; set it to "
-            f"{steps} or less"
+            f"training_config.eval_every_n_steps {every} is more than the "
+            f"{run_plan.in_words(steps)} of the run, so there is no evaluation for "
+            f"{' and '.join(names)} to go by; set it to {steps} or less"
         )
         raise config_lib.ConfigError("the run's settings", [problem])
 

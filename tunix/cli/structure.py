@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 from tunix.utils import config as config_lib
@@ -23,6 +23,25 @@ class _Invalid:
 
 
 _INVALID = _Invalid()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answers:
+    """What is said of a key that a block does not have."""
+
+    notes: Mapping[str, str]
+    """Dotted key -> sentence."""
+    keys: Sequence[str]
+    """Every dotted key that there is."""
+
+    def of(self, dotted: str, siblings: Mapping[str, Any]) -> str:
+        """Return a sentence: a note, else where a key of that name is, else one spelled alike."""
+        if dotted in self.notes:
+            return f"{dotted}: {self.notes[dotted]}"
+        name = dotted.rpartition(".")[2]
+        same = [key for key in self.keys if key.rpartition(".")[2] == name]
+        hint = f": write {' or '.join(same)}" if same else config_lib.did_you_mean(name, siblings)
+        return f"unknown key {dotted!r}{hint}"
 
 
 def structure(cls: type[T], raw: Mapping[str, Any], *, notes: Mapping[str, str], source: str) -> T:
@@ -40,7 +59,7 @@ def structure(cls: type[T], raw: Mapping[str, Any], *, notes: Mapping[str, str],
             and what the dataclasses themselves object to.
     """
     problems: list[str] = []
-    value = _build(cls, raw, "", notes, problems)
+    value = _build(cls, raw, "", _Answers(notes, list(dotted_keys(cls))), problems)
     if problems:
         raise config_lib.ConfigError(source, problems)
     return value
@@ -63,7 +82,18 @@ def texts(value: Any) -> tuple[str, ...] | None:
     return None if isinstance(found, _Invalid) else found
 
 
-def _build(cls: type, raw: Any, where: str, notes: Mapping[str, str], problems: list[str]) -> Any:
+def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
+    """Yield every key that ``cls`` and the dataclasses in it may have, each with its blocks."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.init:
+            yield prefix + field.name
+            for option in _alternatives(hints[field.name]):
+                if isinstance(option, type) and dataclasses.is_dataclass(option):
+                    yield from dotted_keys(option, f"{prefix}{field.name}.")
+
+
+def _build(cls: type, raw: Any, where: str, answers: _Answers, problems: list[str]) -> Any:
     """Return an instance of the dataclass ``cls``, or ``_INVALID`` after reporting."""
     if not isinstance(raw, Mapping):
         problems.append(f"{where} must be a block of keys, got {raw!r}")
@@ -71,12 +101,13 @@ def _build(cls: type, raw: Any, where: str, notes: Mapping[str, str], problems: 
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     already = len(problems)
-    problems += _unknown_keys(raw, fields, where, notes)
+    prefix = f"{where}." if where else ""
+    problems += [answers.of(f"{prefix}{key}", fields) for key in raw if key not in fields]
     values = {}
     for name, field in fields.items():
-        dotted = f"{where}.{name}" if where else name
+        dotted = prefix + name
         if name in raw:
-            values[name] = _convert(hints[name], raw[name], dotted, notes, problems)
+            values[name] = _convert(hints[name], raw[name], dotted, answers, problems)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{dotted} is required")
     if len(problems) > already:
@@ -88,25 +119,8 @@ def _build(cls: type, raw: Any, where: str, notes: Mapping[str, str], problems: 
         return _INVALID
 
 
-def _unknown_keys(
-    raw: Mapping[str, Any], fields: Mapping[str, Any], where: str, notes: Mapping[str, str]
-) -> list[str]:
-    prefix = f"{where}." if where else ""
-    found = []
-    for key in raw:
-        if key in fields:
-            continue
-        dotted = prefix + str(key)
-        if dotted in notes:
-            found.append(f"{dotted}: {notes[dotted]}")
-        else:
-            hint = config_lib.did_you_mean(str(key), fields)
-            found.append(f"unknown key {dotted!r}{hint}")
-    return found
-
-
 def _convert(
-    annotation: Any, value: Any, where: str, notes: Mapping[str, str], problems: list[str]
+    annotation: Any, value: Any, where: str, answers: _Answers, problems: list[str]
 ) -> Any:
     """Return ``value`` as the annotation wants it, or ``_INVALID`` after reporting."""
     options = _alternatives(annotation)
@@ -117,7 +131,7 @@ def _convert(
     if type(None) in options and (value is None or is_absent):
         return None
     if blocks and (isinstance(value, Mapping) or len(options) == len(blocks)):
-        return _build(blocks[0], value, where, notes, problems)
+        return _build(blocks[0], value, where, answers, problems)
     for option in options:
         converted = _scalar_or_sequence(option, value)
         if not isinstance(converted, _Invalid):

@@ -82,8 +82,8 @@ def plan(
         OUT.print(f"note       {note}")
     profiler_options = options.profiler_options
     if profiler_options is not None and profiler_options.skip_first_n_steps >= made.steps:
-        skipped = profiler_options.skip_first_n_steps
-        problem = f"skips {skipped} steps, and the run has {made.steps}: nothing is recorded"
+        skipped = run_plan.in_words(profiler_options.skip_first_n_steps)
+        problem = f"skips {skipped}, and the run has {made.steps}: nothing is recorded"
         OUT.print(f"note       profiler_options.skip_first_n_steps {problem}")
     return made
 

@@ -43,7 +43,11 @@ class Faults:
         try:
             yield
         except DataError as error:
-            self._found.append(error)
+            self.note(error)
+
+    def note(self, error: DataError) -> None:
+        """Keep an error for later."""
+        self._found.append(error)
 
     def check(self) -> None:
         """Raise what was kept.

@@ -70,7 +70,7 @@ def parse_row(row: sources.Row, format_name: str, problems: list[str]) -> Exampl
     needed, parse = FORMATS[format_name]
     if missing := [column for column in needed if column not in row.values]:
         problems += [
-            f"{sources.missing_column(row, column)}; every row must be a {format_name!r}"
+            f"{sources.missing_column(row, column, needed)}; every row must be a {format_name!r}"
             for column in missing
         ]
         return Text("")
@@ -113,12 +113,25 @@ def detect_format(row: sources.Row) -> str:
         if all(column in row.values for column in needed):
             return name
     wanted = {name: list(needed) for name, (needed, _) in FORMATS.items()}
-    known = [column for needed in wanted.values() for column in needed]
-    hints = "".join(config.did_you_mean(c, known) for c in row.values)
     raise errors.DataError(
         "the data set",
-        [f"{row.where}: columns {sorted(row.values)} fit none of {wanted}{hints}; rename columns"],
+        [f"{row.where}: columns {sorted(row.values)} fit none of {wanted}{_renaming(row)}"],
     )
+
+
+def _renaming(row: sources.Row) -> str:
+    """Return how the columns of a row become those of a format, as the end of a sentence."""
+    known = {column for needed, _ in FORMATS.values() for column in needed}
+    missing, spare = sorted(known - set(row.values)), sorted(set(row.values) - known)
+    hints = "".join(config.did_you_mean(column, missing) for column in spare)
+    for needed, _ in FORMATS.values():
+        absent = [column for column in needed if column not in row.values]
+        if len(absent) == 1 < len(needed) and spare and not hints:
+            which = spare[0] if len(spare) == 1 else "NAME"
+            among = "" if len(spare) == 1 else f", NAME being one of {spare}"
+            setting = f"data_config.columns={{{absent[0]}: {which}}}{among}"
+            return f"; {absent[0]!r} is missing: rename a column, {setting} (quoted, for the shell)"
+    return f"{hints}; rename columns"
 
 
 def _parse_text(row: sources.Row, problems: _Problems) -> Text:

@@ -73,7 +73,7 @@ def _common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _parse(row: sources.Row, needed: tuple[str, ...], parse: Any, problems: list[str]) -> Any:
-    missing = [sources.missing_column(row, c) for c in needed if c not in row.values]
+    missing = [sources.missing_column(row, c, needed) for c in needed if c not in row.values]
     if missing:
         problems += missing
         return None

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,9 +102,12 @@ def name_of(source: Source) -> str:
     return "the data set"
 
 
-def missing_column(row: Row, column: str) -> str:
-    """Return the sentence about a column that ``row`` should have."""
-    hint = config.did_you_mean(column, row.values)
+def missing_column(row: Row, column: str, needed: Collection[str] = ()) -> str:
+    """Return the sentence about a column that ``row`` should have.
+
+    Those that are ``needed`` themselves are not taken for a misspelled one.
+    """
+    hint = config.did_you_mean(column, (name for name in row.values if name not in needed))
     return f"{row.where}: no column {column!r}{hint}; found {sorted(row.values)}"
 
 
