@@ -276,7 +276,7 @@ def test_a_policy_that_diverges_fails(base):
 
 
 def test_the_first_lines_say_what_memory_it_takes_and_what_helps(base, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "host_bytes_available", lambda: 1000)
+    monkeypatch.setattr(machine, "host_bytes_available", lambda: 200_000)
     run(base, "rl_training_config.max_steps=1")
     lines = capsys.readouterr().out.splitlines()
     (memory,) = (line for line in lines if line.startswith("memory "))
