@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -89,6 +90,35 @@ def test_a_run_learns_and_leaves_its_whole_story_in_its_directory(base, capsys):
     assert "accuracy   share of held-out replies with at least 1 from likes_ascii" in shown
     for expected in ("parameters", "sampled reward", "greedy replies", "Say x", str(directory)):
         assert expected in shown.replace("\n", "")
+
+
+def test_what_a_stopped_run_says_continues_it(base, capsys, monkeypatch):
+    with (base.parent / "rewards.py").open("a") as file:
+        file.write(
+            "import os, pathlib, signal\n"
+            "def stops(completions):\n"
+            "    once = pathlib.Path(__file__).with_name('once')\n"
+            "    if not once.exists():\n"
+            "        once.touch()\n"
+            "        os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    return [0.0] * len(completions)\n"
+        )
+    monkeypatch.chdir(base.parent)
+    line = ["tunix grpo", str(base), "eval_data_path=null", "rl_training_config.max_steps=2"]
+    assert errors.run(grpo_main.main, line) == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    found = re.search(r"with (run_dir=runs/grpo-\S+) to continue", said)
+    assert found is not None, said
+    assert errors.run(grpo_main.main, [*line, found[1]]) == 0
+    assert "continuing from step 1" in capsys.readouterr().out
+    assert len(list((base.parent / "runs").iterdir())) == 1
+
+
+def test_data_that_is_missing_leaves_no_directory(base, capsys):
+    directory = base.parent / "leftover"
+    text = message_of(capsys, base, "data_path=nope.jsonl", f"run_dir={directory}")
+    assert "nope.jsonl" in text
+    assert not directory.exists()
 
 
 @pytest.mark.slow

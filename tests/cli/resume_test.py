@@ -9,6 +9,8 @@ import time
 import pytest
 import yaml
 
+from tunix.cli import main
+
 STEPS = 40
 
 
@@ -49,6 +51,10 @@ def commands(tmp_path, tiny_model):
     }
     settings["ppo"] = dict(settings["grpo"])
     settings["ppo"]["ppo_config"] = settings["ppo"].pop("grpo_config") | {"num_iterations": 2}
+    pairs = [{"prompt": f"Say {c}", "chosen": c * 3, "rejected": "z"} for c in "abcdefgh"]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    for command in ("dpo", "reward"):
+        settings[command] = settings["sft"] | {"data_path": str(tmp_path / "pairs.jsonl")}
     # A column named completion would hide what the policy wrote.
     grpo_rows = [{"prompt": row["prompt"]} for row in rows]
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, grpo_rows)))
@@ -65,6 +71,29 @@ def commands(tmp_path, tiny_model):
         ], directory
 
     return line
+
+
+@pytest.mark.parametrize(
+    "command", ["sft", "dpo", "reward", "grpo", pytest.param("ppo", marks=pytest.mark.slow)]
+)
+def test_a_finished_run_that_is_started_again_stays_as_it_is(commands, command, capsys):
+    line, directory = commands(command, "run")
+    loop = "rl_training_config" if command in ("grpo", "ppo") else "training_config"
+    rate = "rl_training_config.actor_optimizer_config" if "rl_" in loop else "optimizer_config"
+    again = [*line[3:], f"{loop}.max_steps=2"]
+    assert main.main(again) == 0
+    (directory / "text.json").write_text('{"date": null, "uses_chat_template": true}')
+    files = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main.main([*again, f"{rate}.learning_rate=0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "already finished (2 of 2 steps); nothing was trained" in out
+    assert "continuing" not in out and "2 steps in" not in out
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == files
+
+    assert main.main([*again, f"{loop}.max_steps=4"]) == 0
+    assert "continuing from step 2" in capsys.readouterr().out
+    assert json.loads((directory / "summary.json").read_text())["steps"] == 4
 
 
 def log_of(directory):

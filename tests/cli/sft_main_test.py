@@ -69,6 +69,35 @@ def test_a_run_that_is_started_again_continues(job):
     assert losses(part) == losses(whole)
 
 
+def test_a_run_that_ended_before_its_summary_gets_it_when_started_again(job, capsys):
+    summary = job() / "summary.json"
+    written = summary.read_bytes()
+    for before in (None, '{"steps": 2}', "{"):
+        summary.unlink() if before is None else summary.write_text(before)
+        job()
+        assert summary.read_bytes() == written
+    assert "already finished" not in capsys.readouterr().out
+
+
+def test_a_run_that_stopped_early_or_ran_out_of_data_is_finished_too(job, capsys):
+    early = ["training_config.eval_every_n_steps=1", "num_train_epochs=9"]
+    early.append("training_config.early_stopping={patience: 1, min_delta: 1000.0}")
+    for name, overrides, expected in (
+        ("early", early, "note       stopped early: loss"),
+        ("data", ["training_config.max_steps=9"], "before max_steps 9"),
+    ):
+        directory = job(*overrides, name=name)
+        steps = json.loads((directory / "summary.json").read_text())["steps"]
+        (directory / "summary.json").write_text(json.dumps({"steps": steps}))
+        capsys.readouterr()
+        job(*overrides, name=name)
+        out = capsys.readouterr().out
+        assert expected in out and "continuing" not in out
+        planned = 9 if name == "early" else steps
+        assert f"already finished ({steps} of {planned} steps); nothing was trained" in out
+        assert json.loads((directory / "summary.json").read_text()) == {"steps": steps}
+
+
 def test_adapters_train_while_the_base_stays(job):
     directory = job(
         "model_config.lora_config={rank: 2, alpha: 4.0}", "optimizer_config.learning_rate=0.05"

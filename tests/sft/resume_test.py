@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.sft import resumable_run, toys
-from tunix.sft import interrupt
+from tunix.sft import interrupt, step_recorder
 
 STEPS = 11
 ROOT = pathlib.Path(__file__).parents[2]
@@ -225,3 +225,13 @@ def test_an_interrupt_without_checkpoints_says_that_nothing_was_saved():
     with pytest.raises(interrupt.TrainingInterrupted, match="step 1; nothing was saved"):
         trainer.train(peft_trainer_test.batches(3))
     assert trainer.train_steps == 1
+
+
+def test_an_interrupt_before_the_first_step_promises_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        step_recorder.StepRecorder, "restart_clock", lambda _: os.kill(os.getpid(), signal.SIGINT)
+    )
+    trainer = resumable_run.trainer_for(tmp_path, 3)
+    with pytest.raises(interrupt.TrainingInterrupted, match="before the first step; nothing was"):
+        trainer.train(resumable_run.train_data())
+    trainer.close()

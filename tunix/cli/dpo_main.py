@@ -40,8 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if request.only_print:
         print(request.resolved_yaml, end="")
         return 0
-    directory = build.make_run_directory(request.run.run_dir, "dpo")
-    with directory.owned(), run_settings.recorded(directory, request.resolved_yaml):
+    with run_settings.opened(request, "dpo") as directory:
         _train(request.run, directory)
     return 0
 

@@ -43,20 +43,18 @@ def train(request: command.Request[RunT], learner_class: LearnerFn) -> int:
         print(request.resolved_yaml, end="")
         return 0
     run = request.run
-    directory = build.make_run_directory(run.run_dir, run.task or run.algorithm_name)
-    with directory.owned():
-        with run_settings.recorded(directory, request.resolved_yaml):
-            cluster, data = rl_models.make_cluster(run, directory)
-            try:
-                learner = learner_class(cluster, run.algo_config, data.reward_fns)
-                _print_header(run, directory, learner, data)
-                build.report_memory(
-                    memory.estimate(learner, run.batch_size), _OUT, memory_estimate.RL_REMEDIES
-                )
-                before, after = _train_and_measure(learner, run, directory, data)
-                steps = cluster.actor_trainer.train_steps
-            finally:
-                cluster.close()
+    with run_settings.opened(request, run.task or run.algorithm_name) as directory:
+        cluster, data = rl_models.make_cluster(run, directory)
+        try:
+            learner = learner_class(cluster, run.algo_config, data.reward_fns)
+            _print_header(run, directory, learner, data)
+            build.report_memory(
+                memory.estimate(learner, run.batch_size), _OUT, memory_estimate.RL_REMEDIES
+            )
+            before, after = _train_and_measure(learner, run, directory, data)
+            steps = cluster.actor_trainer.train_steps
+        finally:
+            cluster.close()
         seconds = time.perf_counter() - started
         _report(run, directory, data, before, after, steps=steps, seconds=seconds)
     return 0
@@ -94,18 +92,23 @@ def _train_and_measure(
     data: rl_data.RLData,
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Return the measurements of the untrained and the trained policy, None without questions."""
-    if data.eval_batch is None:
-        learner.train(data.train_ds)
-        return None, None
-    eval_ds = [data.eval_batch]
-    before = baseline.measured_once(
-        directory,
-        lambda: measure(learner, eval_ds, run.evaluation),
-        step=learner.rl_cluster.actor_trainer.train_steps,
-        content=fingerprint.of_row(data.eval_batch),
-    )
-    learner.train(data.train_ds, eval_ds)
-    return before, measure(learner, eval_ds, run.evaluation)
+    trainer = learner.rl_cluster.actor_trainer
+    first = trainer.train_steps
+    eval_ds = [] if data.eval_batch is None else [data.eval_batch]
+    before = None
+    if data.eval_batch is not None:
+        before = baseline.measured_once(
+            directory,
+            lambda: measure(learner, eval_ds, run.evaluation),
+            step=first,
+            content=fingerprint.of_row(data.eval_batch),
+        )
+    learner.train(data.train_ds, eval_ds or None)
+    if trainer.train_steps == first:
+        planned = rl_models.plan(run, data)
+        notes = planned.ended_early(first)
+        run_settings.require_unfinished(directory, first, planned.steps, notes)
+    return before, measure(learner, eval_ds, run.evaluation) if eval_ds else None
 
 
 def _report(
@@ -154,7 +157,7 @@ def _print_header(
 ) -> None:
     cluster = learner.rl_cluster
     total, trained = build.count_parameters(cluster.actor_trainer.model)
-    step = cluster.actor_trainer.train_steps
+    step, planned = cluster.actor_trainer.train_steps, rl_models.plan(run, data)
     places = role_meshes.in_words(cluster.config.role_to_mesh, run.used_roles)
     _print_lines(
         f"model      {run.model_config.model_id}  ({total:,} parameters, {trained:,} trained)",
@@ -170,7 +173,7 @@ def _print_header(
         ),
         *(f"note       {note}" for note in _plan_notes(run, data)),
         f"run        {directory.path}",
-        *([f"continuing from step {step}"] if step else []),
+        *([f"continuing from step {step}"] if 0 < step < planned.steps else []),
     )
 
 

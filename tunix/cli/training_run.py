@@ -7,7 +7,17 @@ from typing import Any
 
 from flax import nnx
 
-from tunix.cli import baseline, build, console, optimizers, run_plan, run_text, schema, sft_schema
+from tunix.cli import (
+    baseline,
+    build,
+    console,
+    optimizers,
+    run_plan,
+    run_settings,
+    run_text,
+    schema,
+    sft_schema,
+)
 from tunix.data import errors, report, sources
 from tunix.sft import nonfinite, peft_trainer, profiler, run_directory
 
@@ -110,20 +120,25 @@ def train(
             all that begin so.
         finish: Returns what else belongs into the summary, while the trainer is still open.
     """
-    if trainer.train_steps:
-        OUT.print(f"continuing from step {trainer.train_steps}")
+    first = trainer.train_steps
     try:
+        has_stopped = trainer.stopping is not None and trainer.stopping.is_over
+        if 0 < first < planned.steps and not has_stopped:
+            OUT.print(f"continuing from step {first}")
         before = after = None
         if eval_ds is not None:
             before = baseline.measured_once(
                 directory,
                 lambda: trainer.evaluate(eval_ds),
-                step=trainer.train_steps,
+                step=first,
                 content=getattr(eval_ds, "content", None),
             )
             if before is not None:
                 _require_finite(before, "before training")
         trainer.train(train_ds, eval_ds)
+        if trainer.train_steps == first:
+            notes = _end_notes(trainer, planned)
+            run_settings.require_unfinished(directory, first, planned.steps, notes)
         if eval_ds is not None:
             after = trainer.evaluate(eval_ds)
         summary = {"steps": trainer.train_steps, "eval_before": before, "eval_after": after}

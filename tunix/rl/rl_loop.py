@@ -91,7 +91,9 @@ class RLLoop:
             if self._progress is not None:
                 self._progress.close()
         if stop.requested:
-            raise interrupt.TrainingInterrupted(self._how_to_resume(), stop.signum)
+            raise interrupt.TrainingInterrupted(
+                self._trainer.train_steps, self._config.checkpoint_root_directory, stop.signum
+            )
 
     def _is_complete(self) -> bool:
         max_steps = self._config.max_steps
@@ -207,18 +209,6 @@ class RLLoop:
             raise ValueError("train_ds has no batch; pass a non-empty data set")
         self._trainer.wait()
         self._save_last()
-
-    def _how_to_resume(self) -> str:
-        step, directory = self._trainer.train_steps, self._config.checkpoint_root_directory
-        if directory is None:
-            return (
-                f"stopped after step {step}; nothing was saved, because no "
-                "checkpoint_root_directory is set"
-            )
-        return (
-            f"stopped after step {step} and saved it in {directory}; run the same command again "
-            "to continue from there"
-        )
 
 
 def restored_steps(cluster: rl_cluster.RLCluster) -> int:

@@ -12,10 +12,32 @@ from types import FrameType
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after the step in progress was finished and saved."""
+    """Training was stopped by a signal, after the step in progress was finished and saved.
 
-    def __init__(self, message: str, signum: int = signal.SIGINT):
-        self.signum = signum
+    Args:
+        step: The last one; 0 if none was begun.
+        directory: Where it was saved; None if checkpoints are not kept.
+        signum: The signal.
+        again: What continues the training.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        directory: str | os.PathLike[str] | None,
+        signum: int = signal.SIGINT,
+        *,
+        again: str = "run the same command again",
+    ):
+        self.step, self.directory, self.signum = step, directory, signum
+        if not step:
+            message = "stopped before the first step; nothing was saved"
+        elif directory is None:
+            message = f"stopped after step {step}; nothing was saved, because no "
+            message += "checkpoint_root_directory is set"
+        else:
+            message = f"stopped after step {step} and saved it in {directory}; {again} to continue "
+            message += "from there"
         super().__init__(message)
 
 

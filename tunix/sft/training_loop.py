@@ -67,13 +67,17 @@ class TrainingLoop:
                 if not stop.requested:
                     self._recorder.drain()
                     trainer.require_learned()
-                self._finish()
+                    if trainer.train_steps == 0:
+                        raise ValueError("train_ds has no batch; pass a non-empty data set")
+                self._save_last(self._data.state())
         finally:
             self._profiler.stop()
             if self._progress is not None:
                 self._progress.close()
         if stop.requested:
-            raise interrupt.TrainingInterrupted(self._how_to_resume(), stop.signum)
+            raise interrupt.TrainingInterrupted(
+                trainer.train_steps, self._config.checkpoint_root_directory, stop.signum
+            )
         if trainer.training_hooks is not None:
             trainer.training_hooks.on_train_end(trainer)
 
@@ -169,23 +173,6 @@ class TrainingLoop:
         if manager.is_enabled and steps > 0 and manager.latest_step() != steps:
             self._save(data_state, force=True)
         manager.wait_until_finished()
-
-    def _finish(self) -> None:
-        if self._trainer.train_steps == 0:
-            raise ValueError("train_ds has no batch; pass a non-empty data set")
-        self._save_last(self._data.state())
-
-    def _how_to_resume(self) -> str:
-        step, directory = self._trainer.train_steps, self._config.checkpoint_root_directory
-        if directory is None:
-            return (
-                f"stopped after step {step}; nothing was saved, because no "
-                "checkpoint_root_directory is set"
-            )
-        return (
-            f"stopped after step {step} and saved it in {directory}; run the same command again "
-            "to continue from there"
-        )
 
     def _progress_bar(self, train_ds: Iterable[Any]) -> progress_bar.ProgressBar | None:
         if self._config.pbar_description is None:
