@@ -83,7 +83,9 @@ COMMON = (
     "model_config.lora_config.alpha=32.0",
     "rl_training_config.checkpointing_options=null",
     "rl_training_config.actor_optimizer_config.learning_rate=4.0e-4",
+    "rl_training_config.actor_optimizer_config.schedule_type=warmup_constant_schedule",
     "rl_training_config.actor_optimizer_config.warmup_steps=3",
+    "rl_training_config.actor_optimizer_config.b2=0.95",
     "evaluation.samples_per_question=4",
     "evaluation.num_shown=0",
 )

@@ -94,6 +94,7 @@ ELSEWHERE = {
     "RLRun.role_to_mesh": "tests/cli/role_meshes_test.py",
     "EvaluationOptions.samples_per_question": "tests/cli/grpo_main_test.py",
     "EvaluationOptions.num_shown": "tests/cli/grpo_main_test.py",
+    "EvaluationOptions.accuracy_function": "tests/cli/grpo_main_test.py",
 }
 """Has a test of its own: the file that sets it."""
 

@@ -139,7 +139,7 @@ def test_weights_that_a_run_does_not_keep(full_run, tmp_path, tiny_model, capsys
         capsys, "export", directory, out, "--format", "hf", "--weights", "best", "--step", 3
     )
     assert "--weights best is step 1, and step 3 is named, too" in text
-    text = failure(capsys, "generate", tiny_model, "--weights", "ema")
+    text = failure(capsys, "generate", tiny_model, "--weights", "ema", "--prompt", "x")
     assert "choose from a run" in text
-    text = failure(capsys, "generate", directory, "--dtype", "bfloat16")
+    text = failure(capsys, "generate", directory, "--dtype", "bfloat16", "--prompt", "x")
     assert "are those of the run" in text

@@ -44,7 +44,10 @@ def test_the_rewards_do_what_the_page_says():
 
 
 def test_training_and_test_rows_are_of_one_kind_and_differ():
-    train, test = (json_lines.read(FOLDER / f"{name}.jsonl") for name in ("train", "test"))
+    train, test = (
+        [json.loads(line) for line in (FOLDER / f"{name}.jsonl").open()]
+        for name in ("train", "test")
+    )
     assert (len(train), len(test)) == (24, 8)
     assert not {row["review"] for row in train} & {row["review"] for row in test}
     for rows in (train, test):

@@ -209,7 +209,10 @@ def test_every_bad_prompt_is_named_before_anything_runs(small):
     assert "prompt 0 is empty" in message
     assert "prompt 1 has 40 tokens" in message
     assert "shorten it to 34 tokens or raise cache_size to 46" in message
-    assert f"prompt 2 has token ids [{VOCAB}] outside of the vocabulary" in message
+    assert (
+        f"prompt 2 has token ids [{VOCAB}], and the model has embeddings of 0 to {VOCAB - 1} only"
+        in message
+    )
     assert len(error.value.problems) == 3
 
 

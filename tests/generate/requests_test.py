@@ -28,7 +28,9 @@ def test_a_reply_longer_than_the_cache_leaves_no_room_for_any_prompt():
 
 
 def test_ids_beyond_int32_do_not_wrap_into_the_vocabulary():
-    with pytest.raises(requests.PromptError, match="outside of the vocabulary of 9"):
+    with pytest.raises(
+        requests.PromptError, match=r"\[4294967297\], and the model has embeddings of 0 to 8 only"
+    ):
         check([[2**32 + 1]])
 
 

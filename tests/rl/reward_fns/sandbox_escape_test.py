@@ -6,10 +6,10 @@ What kills, or changes the machine, asks for nothing worse than is needed to see
 """
 
 import os
-import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import types
 
 import pytest
@@ -211,8 +211,8 @@ def world(tmp_path):
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
         socket.create_server(("127.0.0.1", 0)),
     ]
-    folder = pathlib.Path(os.path.relpath(tmp_path))  # paths of sockets are short
-    path = min(str(tmp_path / "s"), str(folder / "s"), key=len)
+    place = tempfile.TemporaryDirectory()  # paths of sockets are short, those of tests may not be
+    path = f"{place.name}/s"
     name = f"tunix-sandbox-{os.getpid()}"
     for one, address in zip(sockets, (path, f"\0{name}", f"{path}.d"), strict=False):
         one.bind(address)
@@ -226,6 +226,7 @@ def world(tmp_path):
     yield types.SimpleNamespace(lines=lines, outside=outside, victim=victim)
     for one in sockets:
         one.close()
+    place.cleanup()
     victim.kill()
     victim.wait()
 
