@@ -59,8 +59,10 @@ def test_an_interrupt_ends_a_program_whose_reward_never_returns(settings, tmp_pa
         "def hangs(completion):\n    os.write(1, b'hangs\\n')\n    time.sleep(600)\n"
     )
     (tmp_path / "script.py").write_text(
-        "import apart\nfrom tunix.rl import rewards\n"
+        "import signal, apart\nfrom tunix.rl import rewards\n"
         "if __name__ == '__main__':\n"
+        # A job in the background of a shell is born without this.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"    fn = rewards.Reward(fn=apart.hangs, {settings})\n"
         "    rewards.RewardManager([fn])(['?'] * 4, ['x'] * 4, {})\n"
     )
@@ -70,7 +72,7 @@ def test_an_interrupt_ends_a_program_whose_reward_never_returns(settings, tmp_pa
         assert process.stdout.readline() == "hangs\n"
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(20.0) == -signal.SIGINT
+            assert process.wait(60.0) == -signal.SIGINT
         finally:
             process.kill()
         assert process.stderr.read().count("KeyboardInterrupt") == 1
