@@ -25,7 +25,7 @@ help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(RUNTIME) $(MODEL)  ## Train a small language model by GRPO (RUN_DIR=... chooses the run directory).
-	@echo "training takes about four minutes on two cores; make quickstart RUN_DIR=PATH continues a run that was stopped"
+	@echo "training takes two to four minutes on two cores; make quickstart RUN_DIR=PATH continues a run that was stopped"
 	$(BIN)/tunix grpo examples/quickstart/larger_number.yaml $(if $(RUN_DIR),run_dir="$(RUN_DIR)")
 
 test: lint types $(MODEL)  ## Lint, check types, run the default tests.

@@ -70,9 +70,9 @@ class Reader:
                 text=True,
             )
             for warm_up, place, file in [(k[1], k[2], k[3]) for k in KINDS.values()]:
-                if found := self._ask(warm_up, self._sound / place, file):
+                if found := self._ask(warm_up, self._sound / place, file, is_sound=True):
                     raise SystemExit(f"{file} as it was written is not read: {found}")
-        return self._ask(reader, folder, name)
+        return self._ask(reader, folder, name, is_sound=False)
 
     def close(self) -> None:
         """End the process."""
@@ -81,10 +81,10 @@ class Reader:
             self._process.wait()
             self._process = None
 
-    def _ask(self, reader: str, folder: pathlib.Path, name: str) -> str:
+    def _ask(self, reader: str, folder: pathlib.Path, name: str, *, is_sound: bool) -> str:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        question = {"reader": reader, "folder": str(folder), "name": name}
+        question = {"reader": reader, "folder": str(folder), "name": name, "is_sound": is_sound}
         process.stdin.write(json.dumps(question) + "\n")
         process.stdin.flush()
         if not select.select([process.stdout], [], [], PATIENCE)[0]:

@@ -161,6 +161,12 @@ def test_all_faults_are_listed_at_once(folder):
     assert "chat_template.jinja: not UTF-8 at byte 1" in str(caught.value)
 
 
+def test_a_token_of_half_a_character_is_none_of_the_vocabulary(folder):
+    write(folder, "tokenizer_config.json", {"eos_token": "\ud83d"})
+    with pytest.raises(tokenizer_adapter.TokenizerError, match=r"tokenizer_config.json: eos_token"):
+        tokenizer_adapter.load_tokenizer(folder)
+
+
 def test_minus_one_says_that_there_is_no_token(folder):
     write(folder, "tokenizer_config.json", {})
     write(folder, "config.json", {"bos_token_id": -1, "eos_token_id": 2, "pad_token_id": -1})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunix.generate import tokenizer_backends
-from tunix.utils import error_text, json_text
+from tunix.utils import error_text, json_text, texts
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
@@ -121,7 +121,8 @@ class _Files:
         if not isinstance(text, str):
             self._add(file, key, "the text of a token, in quotes", token)
             return None
-        token_id = token_to_id(text)
+        # No vocabulary holds half a character, and the library cannot even be asked for one.
+        token_id = None if texts.LONE_SURROGATE.search(text) else token_to_id(text)
         if token_id is None:
             self.problems.append(
                 f"{self.directory / file}: {key} {text!r} is not in the tokenizer's vocabulary; "
