@@ -11,7 +11,7 @@ import sys
 import optax
 
 import tunix
-from tunix.generate import tokenizer_adapter
+from tunix.tokenizers import tokenizer_adapter
 
 SUBJECTS = ["rain", "tea", "a bicycle", "the moon", "bread", "a clock", "snow", "the sea"]
 NEW_TOKENS = 32

@@ -13,8 +13,8 @@ import optax
 from flax import nnx
 
 import tunix
-from tunix.generate import tokenizer_adapter
 from tunix.models import lora
+from tunix.tokenizers import tokenizer_adapter
 
 CONVERSATIONS = [
     ("Who are you?", "I am a parrot. Squawk!"),

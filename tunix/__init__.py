@@ -17,7 +17,6 @@ sys.meta_path.append(reference_names.Finder)
 if TYPE_CHECKING:  # The same names for editors and type checkers; a test holds the two together.
     from tunix.generate.base_sampler import SamplerOutput
     from tunix.generate.sampler import CacheConfig, Sampler
-    from tunix.generate.tokenizer_adapter import Tokenizer, TokenizerAdapter
     from tunix.models.automodel import AutoModel
     from tunix.models.llama3.model import Llama3
     from tunix.rl.grpo.grpo_learner import GRPOConfig, GrpoConfig, GRPOLearner, GrpoLearner
@@ -43,6 +42,7 @@ if TYPE_CHECKING:  # The same names for editors and type checkers; a test holds 
     from tunix.sft.dpo.simpo_trainer import SimPOTrainer, SimPOTrainingConfig
     from tunix.sft.metrics_logger import MetricsLogger, MetricsLoggerOptions
     from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig, TrainingInput
+    from tunix.tokenizers.tokenizer_adapter import Tokenizer, TokenizerAdapter
 
 _MODULE_OF_NAME = {
     "AutoModel": "tunix.models.automodel",
@@ -85,8 +85,8 @@ _MODULE_OF_NAME = {
     "SamplerOutput": "tunix.generate.base_sampler",
     "SimPOTrainer": "tunix.sft.dpo.simpo_trainer",
     "SimPOTrainingConfig": "tunix.sft.dpo.simpo_trainer",
-    "Tokenizer": "tunix.generate.tokenizer_adapter",
-    "TokenizerAdapter": "tunix.generate.tokenizer_adapter",
+    "Tokenizer": "tunix.tokenizers.tokenizer_adapter",
+    "TokenizerAdapter": "tunix.tokenizers.tokenizer_adapter",
     "TrainingConfig": "tunix.sft.peft_trainer",
     "TrainingInput": "tunix.sft.peft_trainer",
 }

@@ -71,8 +71,8 @@ def dpo() -> Callable[[], dict[str, Any]]:
         preference_formats,
         preference_tokens,
     )
-    from tunix.generate import tokenizer_adapter
     from tunix.sft.dpo import dpo_trainer
+    from tunix.tokenizers import tokenizer_adapter
 
     tokenizer = tokenizer_adapter.load_tokenizer(smollm2.model_dir())
     pairs = [
@@ -100,8 +100,8 @@ def grpo() -> Callable[[], dict[str, Any]]:
     from flax import nnx
 
     import tunix
-    from tunix.generate import tokenizer_adapter
     from tunix.models import lora
+    from tunix.tokenizers import tokenizer_adapter
 
     actor = model()
     adapters = lora.LoraConfig(rank=smollm2.LORA_RANK, alpha=smollm2.LORA_ALPHA)

@@ -7,8 +7,8 @@ import tunix_trainers_worker
 from flax import nnx
 
 import tunix
-from tunix.generate import tokenizer_adapter
 from tunix.models import lora
+from tunix.tokenizers import tokenizer_adapter
 
 
 def main() -> None:

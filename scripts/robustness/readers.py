@@ -21,8 +21,8 @@ import yaml
 
 from tunix.cli import command, sft_schema
 from tunix.data import sft_config, sft_data, sources
-from tunix.generate import tokenizer_adapter
 from tunix.models import automodel, gguf_file, safetensors_loader
+from tunix.tokenizers import tokenizer_adapter
 
 CPU_SECONDS = 20
 MEMORY = 2 * 2**30

@@ -7,8 +7,8 @@ import yaml
 
 from tunix.cli import command, grpo_schema, rl_data
 from tunix.data import errors, prompts
-from tunix.generate import tokenizer_adapter
 from tunix.rl import algorithm_config, rewards
+from tunix.tokenizers import tokenizer_adapter
 
 CURRICULUM = "curriculum: {}"
 

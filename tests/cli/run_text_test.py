@@ -11,7 +11,7 @@ import yaml
 
 from tunix.cli import dpo_main, errors, export_main, generate_main, run_text, sft_main
 from tunix.data import preference_config, preference_data, sft_config, sft_data
-from tunix.generate import tokenizer_adapter
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config
 
 TURN = "<|im_start|>user\na?<|im_end|>\n<|im_start|>assistant\nb.<|im_end|>"

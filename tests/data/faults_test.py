@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.data import tokenizers
-from tests.generate import tiny_tokenizer
+from tests.tokenizers import tiny_tokenizer
 from tunix.data import errors, sft_data
 
 USER = {"role": "user", "content": "hi"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.data import tokenizers
-from tests.generate import tiny_tokenizer
+from tests.tokenizers import tiny_tokenizer
 from tunix.data import formats, sources, tokenize
 
 

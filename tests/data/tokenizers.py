@@ -1,7 +1,7 @@
 """The tokenizer that the tests of this room share."""
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import tokenizer_adapter
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import tokenizer_adapter
 
 EOS, IM_END, BOS = 0, 2, 3
 

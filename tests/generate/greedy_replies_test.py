@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import greedy_replies, requests, tokenizer_adapter
+from tests.tokenizers import tiny_tokenizer
+from tunix.generate import greedy_replies, requests
 from tunix.models import dummy_model_creator, lora, lora_config
 from tunix.models.llama3 import model as llama3
 from tunix.sft import neftune
+from tunix.tokenizers import tokenizer_adapter
 
 PROMPTS = [[4, 5, 6], [7, 8]]
 NEW_TOKENS, LENGTH = 5, 64

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import (
-    requests,
-    sampler,
-    sampling_params,
-    tokenizer_adapter,
-    weight_sync,
-)
+from tests.tokenizers import tiny_tokenizer
+from tunix.generate import requests, sampler, sampling_params, weight_sync
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder as decoder_lib
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config as utils_config
 
 _BPE = tiny_tokenizer.make()

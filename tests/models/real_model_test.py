@@ -10,9 +10,10 @@ import torch
 import transformers
 
 from tests.models import hf_llama
-from tunix.generate import engine, sampling_params, tokenizer_adapter
+from tunix.generate import engine, sampling_params
 from tunix.models import automodel, families, sources, weights
 from tunix.models.llama3 import model as llama3
+from tunix.tokenizers import tokenizer_adapter
 
 pytestmark = pytest.mark.real_model
 

@@ -13,12 +13,13 @@ ALLOWED = {
     "ops": _LOW,
     "models": {"ops"} | _LOW,
     "data": {"ops"} | _LOW,
-    "generate": _MIDDLE,
+    "tokenizers": {"models"} | _LOW,
+    "generate": {"tokenizers"} | _MIDDLE,
     "oss": {"models"},
     "processors": {"models"} | _LOW,
     "sft": _MIDDLE,
-    "rl": {"generate", "sft"} | _MIDDLE,
-    "cli": {"rl", "generate", "sft"} | _MIDDLE,
+    "rl": {"tokenizers", "generate", "sft"} | _MIDDLE,
+    "cli": {"rl", "tokenizers", "generate", "sft"} | _MIDDLE,
 }
 
 

@@ -32,6 +32,10 @@ KEPT = [
     "tunix.cli.utils.model.apply_lora_to_model",
     "tunix.cli.utils.model.create_model",
     "tunix.cli.utils.model.create_tokenizer",
+    "tunix.generate.tokenizer_adapter.Tokenizer",
+    "tunix.generate.tokenizer_adapter.TokenizerAdapter",
+    "tunix.generate.tokenizer_adapter.TokenizerType",
+    "tunix.generate.tokenizer_files.write",
     "tunix.generate.utils.build_positions_from_mask",
     "tunix.generate.utils.find_first_eos_idx",
     "tunix.generate.utils.find_first_non_pad_idx",
@@ -90,6 +94,15 @@ REFUSED = {
 def test_a_kept_name_can_be_imported(full_name):
     module, _, name = full_name.rpartition(".")
     assert getattr(importlib.import_module(module), name) is not None
+
+
+@pytest.mark.parametrize(("old", "new"), reference_names.MOVED.items())
+def test_a_module_that_moved_is_the_same_under_both_names(old, new):
+    moved = importlib.import_module(new)
+    parent, _, name = old.rpartition(".")
+    assert importlib.import_module(old) is moved
+    assert getattr(importlib.import_module(parent), name) is moved
+    assert moved.__name__ == moved.__spec__.name == new
 
 
 @pytest.mark.parametrize("full_name", REFUSED)

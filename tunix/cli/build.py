@@ -14,10 +14,10 @@ import rich.console
 from flax import nnx
 
 from tunix.cli import schema
-from tunix.generate import model_tokenizer, tokenizer_adapter
 from tunix.models import automodel, hf_files, lora, quantized
 from tunix.models.transformer import decoder
 from tunix.sft import memory_estimate, metrics_logger, run_directory
+from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 from tunix.utils import config as config_lib
 
 _LOG = logging.getLogger(__name__)

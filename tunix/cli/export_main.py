@@ -11,10 +11,10 @@ import jax
 from flax import nnx
 
 from tunix.cli import console, errors, run_text, run_weights, trained_model
-from tunix.generate import pad_token, tokenizer_adapter, tokenizer_files
 from tunix.models import hf_export, lora, model_card, peft_adapter, sources
 from tunix.models.transformer import decoder
 from tunix.sft.dpo import reward_model
+from tunix.tokenizers import pad_token, tokenizer_adapter, tokenizer_files
 
 _OUT = console.OUT
 

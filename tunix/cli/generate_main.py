@@ -11,15 +11,10 @@ from collections.abc import Sequence
 import jax
 
 from tunix.cli import build, errors, run_text, run_weights, trained_model
-from tunix.generate import (
-    completion,
-    engine,
-    model_tokenizer,
-    sampling_params,
-    tokenizer_adapter,
-)
+from tunix.generate import completion, engine, sampling_params
 from tunix.models import automodel
 from tunix.models.transformer import decoder
+from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 from tunix.utils import compile_cache
 from tunix.utils import config as config_lib
 

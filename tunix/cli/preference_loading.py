@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tunix.cli import preference_schema, training_run
 from tunix.data import errors, preference_data, preference_fit, sources
-from tunix.generate import tokenizer_adapter
+from tunix.tokenizers import tokenizer_adapter
 
 Dataset = preference_fit.PreferenceDataset
 

@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from tunix.cli import rl_schema
-from tunix.generate import tokenizer_adapter
 from tunix.models import automodel, sources
 from tunix.sft.dpo import reward_model, reward_model_files
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config as config_lib
 
 KEY = "reward_model_config"

@@ -6,8 +6,8 @@ from typing import Any
 
 from tunix.cli import reward_loading, rl_schema
 from tunix.data import errors, iterators, prompts, report
-from tunix.generate import tokenizer_adapter
 from tunix.rl import curriculum, prompt_batch, rewards, tasks
+from tunix.tokenizers import tokenizer_adapter
 
 Batch = prompts.PromptBatch
 

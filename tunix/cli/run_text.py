@@ -14,8 +14,8 @@ from flax import nnx
 
 from tunix.cli import build, schema
 from tunix.data import report
-from tunix.generate import tokenizer_adapter
 from tunix.sft import run_directory
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config as config_lib
 from tunix.utils import json_text
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from tunix.cli import generation_schema, reward_loading, training_run
 from tunix.data import questions as questions_lib
-from tunix.generate import greedy_replies, tokenizer_adapter
+from tunix.generate import greedy_replies
 from tunix.rl import rewards
 from tunix.sft import generation_eval, reply_scores, run_directory
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config as config_lib
 
 

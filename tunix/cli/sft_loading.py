@@ -6,7 +6,7 @@ from typing import Any
 
 from tunix.cli import sft_schema, training_run
 from tunix.data import errors, mixing, questions, report, sft_data, sft_stream, sources
-from tunix.generate import tokenizer_adapter
+from tunix.tokenizers import tokenizer_adapter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

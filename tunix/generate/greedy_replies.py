@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from tunix.generate import engine, model_tokenizer, sampling_params, tokenizer_adapter, weight_sync
+from tunix.generate import engine, sampling_params, weight_sync
 from tunix.models.transformer import decoder
+from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,14 @@ from tunix.generate import (
     base_sampler,
     completion,
     engine,
-    model_tokenizer,
     plain_engine,
     prefill,
     requests,
     sampling_params,
-    tokenizer_adapter,
     weight_sync,
 )
 from tunix.models.transformer import decoder
+from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 from tunix.utils import config as config_lib
 from tunix.utils import reference_names
 
@@ -53,7 +52,7 @@ class Sampler(base_sampler.BaseSampler):
 
     Args:
         transformer: The model.
-        tokenizer: Anything :class:`~tunix.generate.tokenizer_adapter.TokenizerAdapter` wraps.
+        tokenizer: Anything :class:`~tunix.tokenizers.tokenizer_adapter.TokenizerAdapter` wraps.
         cache_config: Size of the cache; the model knows its other sizes, which may be left out.
         max_slots: How many strings are decoded at a time.
 

@@ -64,7 +64,7 @@ def save_pretrained(
         max_shard_size: Largest file, e.g. ``"5GB"`` or a number of bytes.
         card: What to say in ``README.md``.
         write_tokenizer: How to write the tokenizer, where copying files is not enough: for a GGUF
-            file, pass :func:`tunix.generate.tokenizer_files.write`.
+            file, pass :func:`tunix.tokenizers.tokenizer_files.write`.
         allow_non_finite: Whether weights may be NaN or infinite, as those of a failed training.
 
     Raises:
@@ -147,7 +147,7 @@ def save_with_score(
         score: What they are multiplied with.
         pad_token_id: Transformers scores the last token that is not this one. It must be one that
             ends no text, and the tokenizer's padding; by default that of the config of ``source``.
-            :mod:`tunix.generate.pad_token` chooses it and tells the tokenizer.
+            :mod:`tunix.tokenizers.pad_token` chooses it and tells the tokenizer.
 
     Raises:
         ExportError: As :func:`save_pretrained`, and if no padding token is known, or it ends texts.
@@ -214,7 +214,7 @@ def _save(
     if origin is not None and origin.is_file() and write_tokenizer is None:
         raise ExportError(
             f"{origin}: holds its tokenizer in another form than files; pass "
-            "write_tokenizer=tunix.generate.tokenizer_files.write"
+            "write_tokenizer=tunix.tokenizers.tokenizer_files.write"
         )
     stored = model.config.param_dtype if dtype is None else jnp.dtype(dtype).name
     if stored not in config_lib.PARAM_DTYPES:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from flax import nnx
 from jax.sharding import Mesh
 
-from tunix.generate import tokenizer_adapter
 from tunix.models import lora
 from tunix.models.transformer import decoder, sharding
 from tunix.rl import (
@@ -23,6 +22,7 @@ from tunix.rl import (
 )
 from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config as config_lib
 
 Role = roles.Role

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import jax
 from jaxtyping import PRNGKeyArray
 
-from tunix.generate import tokenizer_adapter
 from tunix.rl import cluster_config, roles, rollout_text
 from tunix.rl.rollout import base_rollout, completion_check
+from tunix.tokenizers import tokenizer_adapter
 
 Mode = roles.Mode
 

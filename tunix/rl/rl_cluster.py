@@ -12,7 +12,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tunix.generate import tokenizer_adapter
 from tunix.models import lora
 from tunix.perf import span
 from tunix.rl import (
@@ -29,6 +28,7 @@ from tunix.rl import critic as critic_lib
 from tunix.rl import trainer as trainer_lib
 from tunix.rl.rollout import base_rollout
 from tunix.sft import step_handle
+from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import reference_names
 
 Role = roles.Role

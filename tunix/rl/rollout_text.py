@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from tunix.generate import completion, requests, tokenizer_adapter
+from tunix.generate import completion, requests
+from tunix.tokenizers import tokenizer_adapter
 
 Message = Mapping[str, str]
 

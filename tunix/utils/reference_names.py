@@ -5,7 +5,11 @@ instead, or that its room is still to come. Names that cost a line are kept, see
 ``docs/reference/compatibility.md``.
 """
 
+import importlib
+import importlib.abc
+import importlib.machinery
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -79,6 +83,12 @@ MODULES: Mapping[str, str] = {
 }
 """Modules that are not here, with all below them -> what to do."""
 
+MOVED: Mapping[str, str] = {
+    "tunix.generate.tokenizer_adapter": "tunix.tokenizers.tokenizer_adapter",
+    "tunix.generate.tokenizer_files": "tunix.tokenizers.tokenizer_files",
+}
+"""Modules that google-tunix or older versions of the docs name -> where they are; both import."""
+
 _TRAIN_EXAMPLE = {"TrainExample": _PACKED}
 _CACHES = dict.fromkeys(("Cache", "LayerCache"), "caches belong to the sampler: tunix.generate")
 _MODEL = dict.fromkeys(
@@ -140,7 +150,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         ("load_and_format_params", "load_metadata"), _SAFETENSORS
     ),
     "tunix.models.gemma3.params": {
-        "create_tokenizer": "write tunix.generate.tokenizer_adapter.load_tokenizer(path)",
+        "create_tokenizer": "write tunix.tokenizers.tokenizer_adapter.load_tokenizer(path)",
         "create_model_from_checkpoint": _SAFETENSORS,
         "map_from_upstream_checkpoint": _SAFETENSORS,
         "PROMPT_TEMPLATE": "the tokenizer has its template: apply_chat_template",
@@ -254,12 +264,32 @@ def _is_from_import(frame: Any) -> bool:
 
 
 class Finder:
-    """The last of ``sys.meta_path``: finds nothing, but says of a known module why."""
+    """The last of ``sys.meta_path``: finds modules that moved, and says why others are not here."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
-        """Raise if google-tunix has the module."""
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return where a module moved to.
+
+        Raises:
+            ModuleNotFoundError: If google-tunix has the module.
+        """
         del path, target
+        if name in MOVED:
+            return importlib.machinery.ModuleSpec(name, _MovedLoader())
         if name.startswith("tunix.") and (told := message(name)) is not None:
             # Without `name=`: else `from package import module` would drop it for its own.
             raise ModuleNotFoundError(told)
+        return None
+
+
+class _MovedLoader(importlib.abc.Loader):
+    """Makes the old name stand for the very module at its new place."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """Let the import system make an empty module, which is replaced right away."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Put the module that is meant in place of the empty one."""
+        sys.modules[module.__name__] = importlib.import_module(MOVED[module.__name__])

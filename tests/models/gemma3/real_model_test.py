@@ -15,9 +15,10 @@ import torch
 import transformers
 
 from tests.models import hf_gemma
-from tunix.generate import engine, sampling_params, tokenizer_adapter
+from tunix.generate import engine, sampling_params
 from tunix.models import automodel
 from tunix.models.gemma3 import model as gemma3
+from tunix.tokenizers import tokenizer_adapter
 
 VARIABLE = "TUNIX_GEMMA3_270M"
 

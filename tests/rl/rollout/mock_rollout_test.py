@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from tests.rl import helpers
-from tunix.generate import tokenizer_adapter
 from tunix.rl import rl_cluster
 from tunix.rl.rollout import base_rollout, mock_rollout
+from tunix.tokenizers import tokenizer_adapter
 
 LONGEST = 16
 CONFIG = base_rollout.RolloutConfig(max_tokens_to_generate=LONGEST)

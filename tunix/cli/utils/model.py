@@ -7,8 +7,8 @@ import jax
 from flax import nnx
 
 from tunix.cli import build, reference_keys, schema, structure
-from tunix.generate import tokenizer_adapter
 from tunix.models import lora
+from tunix.tokenizers import tokenizer_adapter
 
 _NOTES = {
     key.removeprefix("model_config."): note

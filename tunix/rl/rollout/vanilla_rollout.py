@@ -8,16 +8,11 @@ import jax
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from tunix.generate import (
-    completion,
-    engine,
-    model_tokenizer,
-    sampling_params,
-    tokenizer_adapter,
-)
+from tunix.generate import completion, engine, sampling_params
 from tunix.models.transformer import decoder
 from tunix.rl import residency
 from tunix.rl.rollout import base_rollout
+from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 
 
 class VanillaRollout(base_rollout.BaseRollout):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tunix.generate import chat_template, template_sandbox
+from tunix.tokenizers import chat_template, template_sandbox
 
 TALK = [{"role": "user", "content": "hi"}]
 DOUBLED = "{% set ns = namespace(x='0123456789') %}{% for i in range(60) %}BODY{% endfor %}"

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from tunix.generate import gguf_sentencepiece, tokenizer_backends
+from tunix.tokenizers import gguf_sentencepiece, tokenizer_backends
 from tunix.utils import config
 
 _TEMPLATE = "tokenizer.chat_template"

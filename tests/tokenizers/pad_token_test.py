@@ -5,7 +5,7 @@ import json
 import pytest
 import tokenizers
 
-from tunix.generate import pad_token, tokenizer_adapter
+from tunix.tokenizers import pad_token, tokenizer_adapter
 
 
 def adapter(special, *, others=("a", "b"), **ids):

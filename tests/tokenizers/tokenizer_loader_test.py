@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import chat_template, tokenizer_adapter
+from tests.tokenizers import tiny_tokenizer
 from tunix.models import sources
+from tunix.tokenizers import chat_template, tokenizer_adapter
 
 IDS = {text: i for i, text in enumerate(tiny_tokenizer.SPECIAL)}
 
@@ -140,7 +140,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 def test_a_sentencepiece_model_reads_the_configs_beside_it(tmp_path):
     pytest.importorskip("sentencepiece")
-    from tests.generate import tokenizer_adapter_test
+    from tests.tokenizers import tokenizer_adapter_test
 
     model = tokenizer_adapter_test.train_sentencepiece(user_defined_symbols=["<turn>"])
     (tmp_path / "tokenizer.model").write_bytes(model)

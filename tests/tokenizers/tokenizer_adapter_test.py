@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import transformers
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import tokenizer_adapter
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import tokenizer_adapter
 
 sentencepiece = pytest.importorskip("sentencepiece")
 TEXT = "Hello there, the quick brown fox"

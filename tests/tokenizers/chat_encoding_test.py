@@ -5,8 +5,8 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import chat_template, tokenizer_adapter, tokenizer_backends
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import chat_template, tokenizer_adapter, tokenizer_backends
 
 WORDS = st.text(alphabet="ab <|>\n\u00e9\U0001f600", max_size=12)
 TALKS = st.lists(WORDS, min_size=1, max_size=5).map(
@@ -215,7 +215,7 @@ def test_a_tokenizer_that_merges_everything_cannot_continue_a_text():
         def eos_id(self): ...
         def pad_id(self): ...
 
-    from tunix.generate import chat_encoding
+    from tunix.tokenizers import chat_encoding
 
     with pytest.raises(tokenizer_backends.TokenizerError, match="continuation"):
         chat_encoding.encode_text(Merging(Duck()), "x", ordinary=False, continues=True)

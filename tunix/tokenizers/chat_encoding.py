@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunix.generate import chat_template as chat_template_lib
-from tunix.generate import content_guard, tokenizer_backends
+from tunix.tokenizers import chat_template as chat_template_lib
+from tunix.tokenizers import content_guard, tokenizer_backends
 from tunix.utils import texts
 
 

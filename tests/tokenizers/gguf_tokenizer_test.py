@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import gguf_tokenizer, tokenizer_backends
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import gguf_tokenizer, tokenizer_backends
 
 TEXTS = st.text(alphabet="abtheqz 019.,'!\n\t\u00e9e\u0301\u4e2d\U0001f600<|_im\u2581", max_size=30)
 SAMPLES = [

@@ -6,8 +6,8 @@ import json
 import pytest
 import transformers
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import chat_template, tokenizer_adapter
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import chat_template, tokenizer_adapter
 
 USER = {"role": "user", "content": "x"}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]

@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
-from tunix.generate import tokenizer_backends
+from tunix.tokenizers import tokenizer_backends
 
 _SPACE = "\u2581"
 """What stands for a space in pieces."""

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import chat_template, content_guard
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import chat_template, content_guard
 
 GUARD = content_guard.ContentGuard(tiny_tokenizer.SPECIAL)
 TEXT = st.lists(

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import jinja2.meta
 
-from tunix.generate import template_sandbox, template_values
+from tunix.tokenizers import template_sandbox, template_values
 from tunix.utils import config
 
 Message = template_values.Message

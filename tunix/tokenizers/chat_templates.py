@@ -4,8 +4,8 @@ import datetime
 import functools
 from collections.abc import Iterator, Mapping
 
-from tunix.generate import chat_encoding
-from tunix.generate import chat_template as chat_template_lib
+from tunix.tokenizers import chat_encoding
+from tunix.tokenizers import chat_template as chat_template_lib
 
 # What transformers calls them.
 _DEFAULT, _WITH_TOOLS = "default", "tool_use"

@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-from tunix.generate import tokenizer_adapter
+from tunix.tokenizers import tokenizer_adapter
 
 _CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
 

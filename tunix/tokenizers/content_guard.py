@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tunix.generate import chat_template as chat_template_lib
-from tunix.generate import template_values
+from tunix.tokenizers import chat_template as chat_template_lib
+from tunix.tokenizers import template_values
 
 _MARKS = chat_template_lib.GUARD_MARKS
 

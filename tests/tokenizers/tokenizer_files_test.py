@@ -5,10 +5,10 @@ import pytest
 import transformers
 
 from tests import tiny_llama
-from tests.generate import gguf_tokenizer_test
 from tests.models import hf_llama
-from tunix.generate import tokenizer_adapter, tokenizer_files
+from tests.tokenizers import gguf_tokenizer_test
 from tunix.models import automodel, hf_export
+from tunix.tokenizers import tokenizer_adapter, tokenizer_files
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 TEXTS = ["the quick  brown\tfox\n", "café 12345 <|im_end|> the", ""]

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from tunix.generate import (
+from tunix.tokenizers import (
     chat_encoding,
     chat_templates,
     content_guard,
     tokenizer_backends,
     tokenizer_loader,
 )
-from tunix.generate import chat_template as chat_template_lib
+from tunix.tokenizers import chat_template as chat_template_lib
 from tunix.utils import config
 
 SpecialIds = tokenizer_backends.SpecialIds

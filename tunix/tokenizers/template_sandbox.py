@@ -20,7 +20,7 @@ import jinja2.runtime
 import jinja2.sandbox
 import jinja2.visitor
 
-from tunix.generate import template_values
+from tunix.tokenizers import template_values
 
 MAX_SECONDS = 2.0
 """Processor time of one rendering; a conversation of a thousand messages takes a tenth of that."""

@@ -6,8 +6,8 @@ import json
 import pytest
 import transformers
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import chat_template, content_guard, tokenizer_adapter
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import chat_template, content_guard, tokenizer_adapter
 
 ARGUMENTS = {"city": "Paris", "n": None, "deep": {"a": [1, None]}}
 USER = {"role": "user", "content": "hi"}

@@ -9,20 +9,14 @@ import tokenizers
 import transformers
 from flax import nnx
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import (
-    engine,
-    greedy_replies,
-    model_tokenizer,
-    sampler,
-    sampling_params,
-    tokenizer_adapter,
-)
+from tests.tokenizers import tiny_tokenizer
+from tunix.generate import engine, greedy_replies, sampler, sampling_params
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.models.transformer import token_ids
 from tunix.rl import common
 from tunix.rl.rollout import base_rollout, vanilla_rollout
+from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 
 LETTERS = "abcdefgh"
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<pad>"

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tunix.generate import tokenizer_backends
+from tunix.tokenizers import tokenizer_backends
 from tunix.utils import error_text, json_text, texts
 
 TEMPLATE_FILE = "chat_template.jinja"

@@ -8,8 +8,8 @@ do not draw them (``docs/explanation/decisions/0018-rows-without-a-token.md``).
 from collections.abc import Sequence
 from typing import Any
 
-from tunix.generate import chat_template, tokenizer_adapter
 from tunix.models.transformer import token_ids
+from tunix.tokenizers import chat_template, tokenizer_adapter
 
 
 def unused_ids(

@@ -4,8 +4,8 @@ import json
 import pathlib
 import shutil
 
-from tunix.generate import gguf_tokenizer, tokenizer_settings
 from tunix.models import gguf_file, hf_files
+from tunix.tokenizers import gguf_tokenizer, tokenizer_settings
 
 
 def write(source: pathlib.Path, folder: pathlib.Path) -> None:

@@ -9,8 +9,8 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.generate import tiny_tokenizer
-from tunix.generate import gguf_tokenizer, tokenizer_backends, tokenizer_loader
+from tests.tokenizers import tiny_tokenizer
+from tunix.tokenizers import gguf_tokenizer, tokenizer_backends, tokenizer_loader
 
 TEXTS = st.text(alphabet="abtheqz 019.,'!\n\t\u00e9e\u0301\u4e2d\U0001f600<b>/\u2581", max_size=30)
 SAMPLES = [

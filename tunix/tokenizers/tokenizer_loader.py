@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tunix.generate import tokenizer_backends, tokenizer_settings
+from tunix.tokenizers import tokenizer_backends, tokenizer_settings
 from tunix.utils import error_text
 
 TokenizerError = tokenizer_backends.TokenizerError
@@ -123,8 +123,8 @@ def _load_sentencepiece(path: pathlib.Path) -> TokenizerParts:
 
 
 def _load_gguf(path: pathlib.Path) -> TokenizerParts:
-    from tunix.generate import gguf_tokenizer
     from tunix.models import gguf_file
+    from tunix.tokenizers import gguf_tokenizer
 
     metadata = gguf_file.GGUFFile(path).metadata
     return TokenizerParts(
