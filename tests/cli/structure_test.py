@@ -44,7 +44,7 @@ def build(**raw):
 def problems_of(**raw):
     with pytest.raises(config.ConfigError) as caught:
         build(**raw)
-    assert caught.value.owner == "x.yaml"
+    assert caught.value.subject == "x.yaml"
     return list(caught.value.problems)
 
 

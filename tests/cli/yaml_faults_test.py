@@ -13,7 +13,7 @@ def problem_of_file(tmp_path, text):
     path.write_text(text)
     with pytest.raises(config_lib.ConfigError) as caught:
         config.load([str(path)], {}, [])
-    assert caught.value.owner == str(path)
+    assert caught.value.subject == str(path)
     (problem,) = caught.value.problems
     return problem
 

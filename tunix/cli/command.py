@@ -69,7 +69,7 @@ def parse(
         )
     except config_lib.ConfigError as error:
         problems = [errors.without_hidden(problem) for problem in error.problems]
-        raise config_lib.ConfigError(error.owner, problems) from None
+        raise config_lib.ConfigError(error.subject, problems) from None
     plain = settings.with_references(structure.to_plain(run))
     resolved = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     return Request(run=run, resolved_yaml=resolved, only_print=options.print_config)

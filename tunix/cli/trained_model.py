@@ -184,7 +184,7 @@ def _restore(checkpoint: Checkpoint, model: nnx.Module) -> None:
     except checkpoint_storage.CheckpointDamagedError as error:
         remedy = f"; name one with --step {max(error.sound)}" if error.sound else ""
         raise checkpoint_storage.CheckpointDamagedError(
-            error.where, error.problems, error.sound, remedy
+            error.subject, error.problems, error.sound, remedy
         ) from error
     finally:
         manager.close()

@@ -4,9 +4,9 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from tunix.utils import problems as problems_lib
+
 _SHOWN = 20
-_LONGEST = 800
-"""Characters of a line; a row may have thousands of columns."""
 
 _PLACE = re.compile(r"(?P<file>.*?(?::|(?:^|: )(?:row|item) ))(?P<number>\d+): ", re.DOTALL)
 """Where a sentence is about, as ``sources`` and ``files`` write it: ``FILE:2``, ``FILE: row 2``."""
@@ -15,20 +15,15 @@ _Problem = tuple[str, str, str]
 """File, number of the row, and what is wrong there; the first two are empty without a place."""
 
 
-class DataError(ValueError):
+class DataError(problems_lib.SubjectError):
     """Data that cannot be used, with every reason why: file, row, column."""
 
-    def __init__(self, source: str, problems: Sequence[str]):
-        self.source, self.problems = source, tuple(problems)
-        super().__init__(source, self.problems)  # args as passed, so that the error pickles
+    headline = "cannot use {}"
+    most_shown = _SHOWN
 
     def __str__(self) -> str:
         """Return one line per kind of problem with its rows, the first twenty kinds."""
-        found = _lines(self.problems)
-        lines = [f"\n  - {_shortened(line)}" for line in found[:_SHOWN]]
-        if len(found) > _SHOWN:
-            lines.append(f"\n  - and {len(found) - _SHOWN} more")
-        return f"cannot use {self.source}:" + "".join(lines)
+        return problems_lib.listed(self.title, _lines(self.problems), self.most_shown)
 
 
 class Faults:
@@ -57,7 +52,7 @@ class Faults:
         """
         problems = [problem for error in self._found for problem in error.problems]
         if problems:
-            names = dict.fromkeys(error.source for error in self._found)
+            names = dict.fromkeys(error.subject for error in self._found)
             raise DataError(", ".join(names), list(dict.fromkeys(problems)))
 
 
@@ -101,11 +96,3 @@ def _line(found: Sequence[_Problem]) -> str:
     if all(other == sentence for *_, other in found):
         return f"{len(found)} rows: {sentence}; {rows}"
     return f"{len(found)} rows, of the first: {sentence}; {rows}"
-
-
-def _shortened(line: str) -> str:
-    """Return a line without its middle if it is very long: the place and the remedy stay."""
-    if len(line) <= _LONGEST:
-        return line
-    half = _LONGEST // 2
-    return f"{line[:half]} [{len(line) - 2 * half:,} characters] {line[-half:]}"

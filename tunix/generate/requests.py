@@ -8,18 +8,13 @@ from jaxtyping import Bool, Int
 
 from tunix.generate import sampling_params
 from tunix.models.transformer import token_ids as token_ids_lib
+from tunix.utils import problems as problems_lib
 
 
-class PromptError(ValueError):
+class PromptError(problems_lib.ProblemsError):
     """Prompts that cannot be continued, with every reason why."""
 
-    def __init__(self, problems: Sequence[str]):
-        self.problems = tuple(problems)
-        super().__init__(self.problems)  # args as passed, so that the error pickles
-
-    def __str__(self) -> str:
-        """Return one line per problem."""
-        return "cannot generate:" + "".join(f"\n  - {p}" for p in self.problems)
+    headline = "cannot generate"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,14 +25,13 @@ from tunix.models import lora
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import decoder, layout
 from tunix.ops import dot
+from tunix.utils import problems as problems_lib
 
 
-class WeightMismatchError(ValueError):
+class WeightMismatchError(problems_lib.ProblemsError):
     """Weights that do not fit the sampler's model, with every reason why."""
 
-    def __init__(self, problems: list[str]):
-        self.problems = problems
-        super().__init__("the weights do not fit the sampler's model:" + _bullets(problems))
+    headline = "the weights do not fit the sampler's model"
 
 
 @flax.struct.dataclass
@@ -149,7 +148,3 @@ def differences(
             yield f"{path} {found[path]} is unexpected"
         elif expected[path] != found[path]:
             yield f"{path} has shape {found[path]}, expected {expected[path]}"
-
-
-def _bullets(problems: list[str]) -> str:
-    return "".join(f"\n  - {problem}" for problem in problems)

@@ -17,6 +17,7 @@ from tunix.models.qwen3 import model as qwen3
 from tunix.models.qwen3 import params as qwen3_params
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
+from tunix.utils import problems as problems_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,9 +116,7 @@ def register(name: str, family: Family) -> None:
                 f"{family.model_class.__name__} belongs to family {other_name!r}; subclass it"
             )
     if problems:
-        raise ValueError(
-            f"family {name!r} cannot be registered:" + "".join(f"\n  - {p}" for p in problems)
-        )
+        raise ValueError(problems_lib.listed(f"family {name!r} cannot be registered", problems))
     FAMILIES[name] = family
 
 

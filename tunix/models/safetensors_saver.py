@@ -5,6 +5,7 @@ import pathlib
 from flax import nnx
 
 from tunix.models import lora
+from tunix.utils import problems as problems_lib
 
 
 def save_lora_merged_model_as_safetensors(
@@ -35,8 +36,9 @@ def save_lora_merged_model_as_safetensors(
 
     if problems := _disagreements(lora_model, rank, alpha):
         raise hf_export.ExportError(
-            f"rank {rank} and alpha {alpha:g} are not those of the model's adapters:"
-            + "".join(f"\n  - {problem}" for problem in problems)
+            problems_lib.listed(
+                f"rank {rank} and alpha {alpha:g} are not those of the model's adapters", problems
+            )
             + "\nhf_export.save_merged takes both from the model"
         )
     hf_export.save_merged(lora_model, output_dir, source=local_model_path)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tunix.utils import problems as problems_lib
+
 _MOST_SHOWN = 50
 
 
@@ -55,19 +57,10 @@ class TensorSource(Protocol):
         ...
 
 
-class WeightsError(ValueError):
+class WeightsError(problems_lib.SubjectError):
     """A checkpoint and a model that do not fit each other, with every reason why."""
 
-    def __init__(self, headline: str, problems: Iterable[str]):
-        self.headline, self.problems = headline, tuple(problems)
-        super().__init__(headline, self.problems)  # args as passed, so that the error pickles
-
-    def __str__(self) -> str:
-        """Return one line per problem, of more than a screen the first."""
-        shown = [*self.problems[:_MOST_SHOWN]]
-        if (more := len(self.problems) - len(shown)) > 0:
-            shown.append(f"and {more} more")
-        return f"{self.headline}:" + "".join(f"\n  - {p}" for p in shown)
+    most_shown = _MOST_SHOWN
 
 
 def misfit(source: TensorSource, problems: Iterable[str]) -> WeightsError:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tunix.utils import problems as problems_lib
+
 PROMPTS = "prompts"
 FINISH_REASONS = "finish_reasons"
 PROMPT_IDS = "prompt_ids"
@@ -19,16 +21,10 @@ PROMPT_KEY = "prompt_key"
 """Column that tells prompts apart, if the data has it: what the curriculum counts by."""
 
 
-class PromptBatchError(ValueError):
+class PromptBatchError(problems_lib.ProblemsError):
     """A batch of prompts that cannot be used, with every reason why."""
 
-    def __init__(self, problems: Sequence[str]):
-        self.problems = tuple(problems)
-        super().__init__(self.problems)
-
-    def __str__(self) -> str:
-        """Return one line per problem."""
-        return "cannot use this batch of prompts:" + "".join(f"\n  - {p}" for p in self.problems)
+    headline = "cannot use this batch of prompts"
 
 
 def check(batch: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -28,6 +28,7 @@ from tunix.rl import (
 )
 from tunix.utils import config as config_lib
 from tunix.utils import daemon_threads, score_functions
+from tunix.utils import problems as problems_lib
 
 Reward = reward_settings.Reward
 RewardResult = abstract_reward_manager.RewardResult
@@ -37,16 +38,10 @@ RewardFn = reward_settings.RewardFn | Reward
 _LOG = logging.getLogger(__name__)
 
 
-class RewardError(ValueError):
+class RewardError(problems_lib.ProblemsError):
     """One or more reward functions failed; every problem names its function and sample."""
 
-    def __init__(self, problems: Sequence[str]):
-        self.problems = tuple(problems)
-        super().__init__(self.problems)
-
-    def __str__(self) -> str:
-        """Return one paragraph per problem."""
-        return "reward functions failed:" + "".join(f"\n  - {p}" for p in self.problems)
+    headline = "reward functions failed"
 
 
 class RewardManager(abstract_reward_manager.AbstractRewardManager):

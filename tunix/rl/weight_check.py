@@ -9,17 +9,13 @@ from flax import nnx
 from jaxtyping import Array, UInt32
 
 from tunix.models.transformer import adapter, layout
+from tunix.utils import problems as problems_lib
 
 
-class WeightSyncError(ValueError):
+class WeightSyncError(problems_lib.ProblemsError):
     """A rollout has other weights than the actor, with every one that differs."""
 
-    def __init__(self, problems: list[str]):
-        self.problems = problems
-        super().__init__(
-            "after the sync the rollout does not have the actor's weights:"
-            + "".join(f"\n  - {problem}" for problem in problems)
-        )
+    headline = "after the sync the rollout does not have the actor's weights"
 
 
 def check(actor: nnx.State, rollout: nnx.State) -> None:

@@ -4,55 +4,48 @@ import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix.utils import problems as problems_lib
 from tunix.utils import tree as tree_lib
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
-_SHOWN_PROBLEMS = 5
 
-
-class CheckpointMismatchError(ValueError):
+class CheckpointMismatchError(problems_lib.SubjectError):
     """A checkpoint that does not fit the model, with every array that differs."""
 
-    def __init__(self, where: str, problems: list[str]):
-        self.where, self.problems = where, problems
-        super().__init__(where, problems)  # args as passed, so that the error pickles
-
-    def __str__(self) -> str:
-        """Return one line per array."""
-        lines = "".join(f"\n  - {p}" for p in self.problems)
-        return f"checkpoint {self.where} does not fit the model and optimizer:{lines}"
+    headline = "checkpoint {} does not fit the model and optimizer"
 
 
 class CheckpointWriteError(OSError):
     """A checkpoint that could not be written; names the directory and the remedy."""
 
 
-class CheckpointDamagedError(ValueError):
+class CheckpointDamagedError(problems_lib.SubjectError):
     """A checkpoint that is no longer what was written; says which others are sound."""
 
-    def __init__(self, where: str, problems: list[str], sound: list[int], remedy: str = ""):
-        self.where, self.problems, self.sound, self.remedy = where, problems, sound, remedy
-        super().__init__(where, problems, sound, remedy)  # args as passed, so that it pickles
+    headline = "the checkpoint {} is damaged"
+    most_shown = 5
+
+    def __init__(self, where: str, problems: Iterable[str], sound: Sequence[int], remedy: str = ""):
+        super().__init__(where, problems)
+        self.sound, self.remedy = sound, remedy
+        self.args = (where, self.problems, sound, remedy)
 
     def __str__(self) -> str:
         """Return one line per problem, as many as can be taken in, and what can be done."""
-        lines = "".join(f"\n  - {p}" for p in self.problems[:_SHOWN_PROBLEMS])
-        if (more := len(self.problems) - _SHOWN_PROBLEMS) > 0:
-            lines += f"\n  - and {more} more"
         others = "no other step there is sound"
         if self.sound:
             others = f"sound: {'step' if len(self.sound) == 1 else 'steps'} "
             others += ", ".join(map(str, self.sound))
-        return f"the checkpoint {self.where} is damaged:{lines}\n{others}{self.remedy}"
+        return f"{super().__str__()}\n{others}{self.remedy}"
 
 
 def absolute(root: str | os.PathLike[str]) -> pathlib.Path:

@@ -111,7 +111,7 @@ def with_remedy(
             "to a directory beside it"
         )
     return checkpoint_storage.CheckpointDamagedError(
-        error.where, error.problems, error.sound, remedy
+        error.subject, error.problems, error.sound, remedy
     )
 
 

@@ -15,6 +15,7 @@ import jinja2.meta
 
 from tunix.tokenizers import template_sandbox, template_values
 from tunix.utils import config
+from tunix.utils import problems as problems_lib
 
 Message = template_values.Message
 
@@ -149,7 +150,7 @@ def check_messages(messages: Sequence[Message], where: str) -> None:
     that free text there could close a turn.
     """
     if problems := list(_message_problems(messages)):
-        raise ChatTemplateError(f"{where}: bad messages:" + "".join(f"\n  - {p}" for p in problems))
+        raise ChatTemplateError(problems_lib.listed(f"{where}: bad messages", problems))
 
 
 def strings_in(value: Any) -> Iterator[str]:

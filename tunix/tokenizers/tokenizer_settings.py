@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunix.tokenizers import tokenizer_backends
-from tunix.utils import error_text, json_text, texts
+from tunix.utils import json_text, texts
+from tunix.utils import problems as problems_lib
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
@@ -46,11 +47,7 @@ def read(
     template = files.chat_template()
     if files.problems:
         raise tokenizer_backends.TokenizerError(
-            "the files of the tokenizer cannot be used:"
-            + "".join(
-                f"\n  - {error_text.shorten(p, error_text.SHOWN_CHARACTERS)}"
-                for p in files.problems
-            )
+            problems_lib.listed("the files of the tokenizer cannot be used", files.problems)
         )
     return TokenizerSettings(ids, template)
 

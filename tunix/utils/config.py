@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tunix.utils import error_text
+from tunix.utils import problems as problems_lib
 
 ANY_SIZE: Mapping[str, bool] = {"any_size": True}
 """Metadata of a whole-number field that no device sees, such as bytes on a disk."""
@@ -24,17 +24,10 @@ ANY_SIZE: Mapping[str, bool] = {"any_size": True}
 _FLOAT32, _INT32 = np.finfo(np.float32), np.iinfo(np.int32)
 
 
-class ConfigError(ValueError):
+class ConfigError(problems_lib.SubjectError):
     """A config that cannot be used, with every reason why."""
 
-    def __init__(self, owner: str, problems: Iterable[str]):
-        self.owner, self.problems = owner, tuple(problems)
-        super().__init__(owner, self.problems)  # args as passed, so that the error pickles
-
-    def __str__(self) -> str:
-        """Return one line per problem."""
-        shown = [error_text.shorten(p, error_text.SHOWN_CHARACTERS) for p in self.problems]
-        return f"invalid {self.owner}:" + "".join(f"\n  - {p}" for p in shown)
+    headline = "invalid {}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -35,11 +35,11 @@ def location(error: BaseException, ours: Collection[str] = ()) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return ``text``, with its middle left out if it is longer than ``limit`` characters."""
+    """Return ``text``; of more than ``limit`` characters those at both ends, and how many others."""
     if len(text) <= limit:
         return text
-    half = (limit - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
+    half = limit // 2
+    return f"{text[:half]} [{len(text) - 2 * half:,} characters] {text[-half:]}"
 
 
 def _text(make: Callable[[object], str], value: object) -> str:

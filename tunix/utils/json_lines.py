@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tunix.utils import problems as problems_lib
+
 _SHOWN_PROBLEMS = 5
 _KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "text"}
 
@@ -77,12 +79,8 @@ def _rows(
             problems.append(f"line {number}: {problem}")
         rows.append((row, text))
     if problems:
-        shown = problems[:_SHOWN_PROBLEMS]
-        if len(shown) < len(problems):
-            shown.append(f"and {len(problems) - len(shown)} more")
         raise ValueError(
-            f"{path}: not rows of a run:"
-            + "".join(f"\n  - {problem}" for problem in shown)
+            problems_lib.listed(f"{path}: not rows of a run", problems, _SHOWN_PROBLEMS)
             + "\nDelete these lines, or move the file away"
         )
     yield from rows

@@ -43,7 +43,7 @@ def test_all_that_is_wrong_is_reported():
 
 
 def test_long_lists_are_cut():
-    with pytest.raises(completion_check.CompletionError, match="15 more like these"):
+    with pytest.raises(completion_check.CompletionError, match="and 15 more"):
         check(*[one(4)] * 20)
 
 

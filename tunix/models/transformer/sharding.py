@@ -7,6 +7,8 @@ import jax
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from tunix.utils import problems as problems_lib
+
 Rules = Mapping[str, str | None]
 """Mesh axis for every kind of dimension; ``None`` replicates it."""
 
@@ -23,14 +25,10 @@ FSDP_TP: Rules = {
 """Model dimension over ``fsdp``; heads, MLP and vocabulary over ``tp``; experts over ``ep``."""
 
 
-class ShardingError(ValueError):
+class ShardingError(problems_lib.ProblemsError):
     """Parameters that a mesh cannot hold as the rules ask, with every reason why."""
 
-    def __init__(self, problems: list[str]):
-        self.problems = problems
-        super().__init__(
-            "the model does not fit the mesh:" + "".join(f"\n  - {p}" for p in problems)
-        )
+    headline = "the model does not fit the mesh"
 
 
 def with_propagated_axes(mesh: Mesh) -> Mesh:

@@ -9,24 +9,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tunix.generate import completion
+from tunix.utils import problems as problems_lib
 
-SHOWN_PROBLEMS = 5
 
-
-class CompletionError(ValueError):
+class CompletionError(problems_lib.SubjectError):
     """An engine returned completions that cannot be used, with every reason why."""
 
-    def __init__(self, engine: str, problems: Sequence[str]):
-        self.engine, self.problems = engine, tuple(problems)
-        super().__init__(engine, self.problems)
-
-    def __str__(self) -> str:
-        """Return one line per problem."""
-        shown = "".join(f"\n  - {problem}" for problem in self.problems[:SHOWN_PROBLEMS])
-        more = len(self.problems) - SHOWN_PROBLEMS
-        return f"{self.engine}.generate returned what cannot be used:{shown}" + (
-            f"\n  - {more} more like these" if more > 0 else ""
-        )
+    headline = "{}.generate returned what cannot be used"
+    most_shown = 5
 
 
 def check(
