@@ -72,9 +72,8 @@ def step(layout, num_parts, num_devices, loss=losses.next_token_loss):
         micro = toys.rows(batch(layout), part * each, (part + 1) * each)
         micro = sharding_utils.shard_input(micro, ("fsdp",), mesh=mesh)
         if sums is None:
-            sums = made.first(params, variables, split.frozen, micro)
-        else:
-            sums = made.accumulate(sums, params, split.frozen, micro)
+            sums = made.zeros(params, variables, split.frozen, micro)
+        sums = made.accumulate(sums, params, split.frozen, micro)
     scalars = np.array([float(x) for x in sums.output.finalize().values()])
     flat = np.concatenate([np.asarray(sums.grads[name]).ravel() for name in sorted(sums.grads)])
     return scalars, flat / float(sums.output.weight_sum)

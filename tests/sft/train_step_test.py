@@ -36,15 +36,16 @@ def setup(model=None, optimizer=None, loss_fn=toys.squared_error, **kwargs):
 
 def sums_over(batch, sizes, functions, state, split):
     """Accumulate the rows of ``batch`` in micro-batches of the given sizes."""
-    sums, start = None, 0
-    for size in sizes:
-        micro = toys.rows(batch, start, start + size)
-        start += size
-        if sums is None:
-            sums = functions.first(state.params, state.variables, split.frozen, micro)
-        else:
-            sums = functions.accumulate(sums, state.params, split.frozen, micro)
+    edges = itertools.pairwise([0, *itertools.accumulate(sizes)])
+    parts = [toys.rows(batch, *edge) for edge in edges]
+    sums = functions.zeros(state.params, state.variables, split.frozen, parts[0])
+    for micro in parts:
+        sums = functions.accumulate(sums, state.params, split.frozen, micro)
     return sums
+
+
+def applied(functions, state, sums, weight=0.0):
+    return functions.apply(state, sums, np.float32(weight))
 
 
 shared = functools.cache(setup)  # compiled once for all examples of a property test
@@ -117,7 +118,7 @@ def test_a_mean_of_micro_batch_means_is_another_gradient():
 def test_the_state_after_a_step_does_not_depend_on_the_split(sizes):
     batch = toys.regression(8)
     split, state, functions = setup()
-    apart, metrics = functions.apply(state, sums_over(batch, sizes, functions, state, split))
+    apart, metrics = applied(functions, state, sums_over(batch, sizes, functions, state, split))
     _, state, _ = setup()
     together, expected = functions.single(state, split.frozen, batch)
     for name in together.params:
@@ -160,9 +161,10 @@ def test_a_non_finite_step_leaves_the_state_bit_identical(poison, num_micro):
     def step(state, *micro):
         if num_micro == 1:
             return functions.single(state, split.frozen, micro[0])
-        sums = functions.first(state.params, state.variables, split.frozen, micro[0])
-        sums = functions.accumulate(sums, state.params, split.frozen, micro[-1])
-        return functions.apply(state, sums)
+        sums = functions.zeros(state.params, state.variables, split.frozen, micro[0])
+        for one in micro:
+            sums = functions.accumulate(sums, state.params, split.frozen, one)
+        return applied(functions, state, sums)
 
     state, metrics = step(state, good, good)
     assert int(metrics["status"]) == train_step.LEARNED
@@ -237,7 +239,7 @@ def test_each_micro_batch_has_its_own_key_and_moves_the_statistics_on():
     for name in ("mean", "var"):
         expected = getattr(model.norm, name)[...]
         np.testing.assert_allclose(sums.variables[f"norm.{name}"], expected, rtol=1e-6)
-    new_state, _ = functions.apply(state, sums)
+    new_state, _ = applied(functions, state, sums)
     assert int(new_state.variables["dropout.rngs.count"]) == int(model.dropout.rngs.count[...])
 
 
@@ -284,9 +286,9 @@ def test_bfloat16_parameters_accumulate_in_float32():
             return x @ self.w[...].astype(jnp.float32)
 
     split, state, functions = setup(Small(), optimizer=optax.adam(1e-1))
-    sums = functions.first(state.params, state.variables, split.frozen, toys.regression(4))
+    sums = sums_over(toys.regression(4), [4], functions, state, split)
     assert sums.grads["w"].dtype == jnp.float32
-    state, _ = functions.apply(state, sums)
+    state, _ = applied(functions, state, sums)
     assert state.params["w"].dtype == jnp.bfloat16
 
 
@@ -310,10 +312,11 @@ def test_the_old_state_is_donated_and_the_frozen_arrays_are_not():
 def test_the_sums_so_far_are_donated_and_the_parameters_are_not():
     split, state, functions = setup()
     batch = toys.regression(8)
-    sums = functions.first(state.params, state.variables, split.frozen, batch)
+    sums = sums_over(batch, [4, 4], functions, state, split)
     functions.accumulate(sums, state.params, split.frozen, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(sums.grads))
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    kept = (state.params, state.variables)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(kept))
 
 
 def test_the_state_of_a_mesh_comes_back_where_it_was():
@@ -325,7 +328,7 @@ def test_the_state_of_a_mesh_comes_back_where_it_was():
     batch = toys.regression(4)
     sums = sums_over(batch, [4], functions, state, split)
     for new_state, _ in (
-        functions.apply(state, sums),
+        applied(functions, state, sums),
         functions.single(setup()[1], split.frozen, batch),
     ):
         assert jax.tree.map(lambda x: x.sharding, new_state) == shardings
@@ -369,5 +372,5 @@ def test_a_loss_output_is_differentiated_through_its_sum_only():
 
     split, state, functions = setup(loss_fn=loss_fn)
     batch = toys.regression(4)
-    sums = functions.first(state.params, state.variables, split.frozen, batch)
+    sums = sums_over(batch, [4], functions, state, split)
     np.testing.assert_allclose(sums.grads["w"], batch["x"].sum(0), rtol=1e-6)

@@ -41,9 +41,10 @@ def cross_entropy(
     head: Float[Array, "V D"],
     targets: Int[Array, " N"],
     weights: Float[Array, " N"],
+    num_valid: Int[Array, ""] | None,
 ) -> tuple[Float[Array, ""], Float[Array, " N"]]:
     """Return the weighted sum of the losses, and log-probabilities that have no gradient."""
-    return _cross_entropy(settings, hidden, head, targets, weights)
+    return _cross_entropy(settings, hidden, head, targets, weights, num_valid)
 
 
 def default_chunk(vocab_size: int) -> int:
@@ -66,21 +67,22 @@ def _token_losses(settings, logits, targets):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(settings, hidden, head, targets, weights) -> Any:
+def _cross_entropy(settings, hidden, head, targets, weights, num_valid) -> Any:
     operand = token_chunks.operand(head, settings.precision)
 
     def run_chunk(total, chunk):
         x, target, weight = chunk
         logits, _ = token_chunks.logits(x, operand, settings.softcap, settings.precision)
         losses, logps, _ = _token_losses(settings, logits, target)
-        return total + (weight * losses).sum(), logps
+        return total + (weight * losses).sum(), (logps,)
 
-    chunks = tuple(token_chunks.split(x, settings.chunk) for x in (hidden, targets, weights))
-    total, logps = jax.lax.scan(run_chunk, jnp.float32(0.0), chunks)
-    return total, token_chunks.join(logps, hidden.shape[0])
+    total, (logps,) = token_chunks.over_chunks(
+        run_chunk, jnp.float32(0.0), (hidden, targets, weights), settings.chunk, num_valid
+    )
+    return total, logps
 
 
-def _forward(settings, hidden, head, targets, weights):
+def _forward(settings, hidden, head, targets, weights, num_valid):
     operand = token_chunks.operand(head, settings.precision)
     smoothing, vocab_size = settings.label_smoothing, head.shape[0]
 
@@ -104,11 +106,15 @@ def _forward(settings, hidden, head, targets, weights):
             d_head = d_head + dot_lib.dot(x_t, grads, precision=settings.precision)
         return (total + (weight * losses).sum(), d_head), (d_x, losses, logps)
 
-    chunks = tuple(token_chunks.split(x, settings.chunk) for x in (hidden, targets, weights))
     # Summed up transposed: the product then only transposes the hidden states, not the logits.
     d_head = jnp.zeros(head.shape[::-1], jnp.float32) if settings.head_needs_grad else None
-    (total, d_head), outputs = jax.lax.scan(run_chunk, (jnp.float32(0.0), d_head), chunks)
-    d_hidden, losses, logps = (token_chunks.join(x, hidden.shape[0]) for x in outputs)
+    (total, d_head), (d_hidden, losses, logps) = token_chunks.over_chunks(
+        run_chunk,
+        (jnp.float32(0.0), d_head),
+        (hidden, targets, weights),
+        settings.chunk,
+        num_valid,
+    )
     d_hidden = d_hidden.astype(hidden.dtype)
     d_head = None if d_head is None else d_head.T.astype(head.dtype)
     return (total, logps), (d_hidden, d_head, losses.astype(weights.dtype))
@@ -119,7 +125,7 @@ def _backward(settings, residuals, cotangents):
     d_total, _ = cotangents  # the log-probabilities are returned as constants
     d_hidden, losses = (d_total.astype(x.dtype) * x for x in (d_hidden, losses))
     d_head = None if d_head is None else d_total.astype(d_head.dtype) * d_head
-    return d_hidden, d_head, None, losses
+    return d_hidden, d_head, None, losses, None
 
 
 _cross_entropy.defvjp(_forward, _backward)

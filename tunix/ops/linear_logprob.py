@@ -29,6 +29,7 @@ def linear_logprob(
     head: Float[Array, "V D"],
     targets: Int[Array, " N"],
     *,
+    num_valid: Int[Array, ""] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
     softcap: float | None = None,
     with_entropy: bool = False,
@@ -45,6 +46,9 @@ def linear_logprob(
         hidden: Hidden states after the final norm.
         head: Output matrix; float32 or bfloat16.
         targets: Token ids; those of padded entries may be any valid id.
+        num_valid: Tokens from here on are padding: they have log-probability and entropy 0, no
+            gradient, and cost nothing but the rest of a chunk. Use it on one device: chunks are
+            runs of tokens then, which gathers those that are sharded.
         temperature: Divides the logits; a constant of the gradient.
         softcap: Bound of the logits before the temperature.
         with_entropy: Whether to return the (differentiable) entropy too.
@@ -52,7 +56,8 @@ def linear_logprob(
         chunk_size: Tokens per chunk; ``None`` picks it.
         precision: How products are computed; the softmax is always float32.
     """
-    limit = vocab_tiles.default_chunk() if chunk_size is None else chunk_size
+    is_padded = num_valid is not None
+    limit = vocab_tiles.default_chunk(is_padded) if chunk_size is None else chunk_size
     settings = vocab_tiles.Settings(
         chunk=token_chunks.chunk_size(hidden.shape[0], limit),
         softcap=softcap,
@@ -63,7 +68,7 @@ def linear_logprob(
     if not head_needs_grad:
         head = jax.lax.stop_gradient(head)
     inverse = jax.lax.stop_gradient(1.0 / jnp.asarray(temperature, jnp.float32))
-    logps, entropy = vocab_tiles.logprob(settings, hidden, head, targets, inverse)
+    logps, entropy = vocab_tiles.logprob(settings, hidden, head, targets, inverse, num_valid)
     return LinearLogprob(logps, entropy if with_entropy else None)
 
 
@@ -73,6 +78,7 @@ def linear_cross_entropy(
     targets: Int[Array, " N"],
     weights: Float[Array, " N"],
     *,
+    num_valid: Int[Array, ""] | None = None,
     softcap: float | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
@@ -91,6 +97,7 @@ def linear_cross_entropy(
         head: Output matrix; float32 or bfloat16.
         targets: Token ids; those of weight 0 may be any valid id.
         weights: Weight of each token in the sum.
+        num_valid: Tokens from here on are padding, see :func:`linear_logprob`.
         softcap: Bound ``c`` of the logits, as ``c * tanh(logits / c)``.
         label_smoothing: Share of the target's probability given to the whole vocabulary.
         z_loss: Weight of the squared normaliser (PaLM, arXiv:2204.02311, section 5).
@@ -102,8 +109,16 @@ def linear_cross_entropy(
     if is_plain and head_needs_grad and jax.default_backend() == "cpu":
         # Computing logits twice costs a CPU less than summing up [V, D] once per chunk.
         logps = linear_logprob(
-            hidden, head, targets, softcap=softcap, chunk_size=chunk_size, precision=precision
+            hidden,
+            head,
+            targets,
+            num_valid=num_valid,
+            softcap=softcap,
+            chunk_size=chunk_size,
+            precision=precision,
         ).logps
+        if num_valid is not None:  # a weight of padding may be anything
+            weights = jnp.where(jnp.arange(weights.shape[0]) < num_valid, weights, 0.0)
         return -(weights * logps).sum(), jax.lax.stop_gradient(logps)
     limit = cross_entropy_chunks.default_chunk(head.shape[0]) if chunk_size is None else chunk_size
     settings = cross_entropy_chunks.Settings(
@@ -116,5 +131,7 @@ def linear_cross_entropy(
     )
     if not head_needs_grad:
         head = jax.lax.stop_gradient(head)
-    loss_sum, logps = cross_entropy_chunks.cross_entropy(settings, hidden, head, targets, weights)
+    loss_sum, logps = cross_entropy_chunks.cross_entropy(
+        settings, hidden, head, targets, weights, num_valid
+    )
     return loss_sum, jax.lax.stop_gradient(logps)

@@ -21,6 +21,9 @@ from tunix.ops import token_chunks
 CPU_TOKENS, CPU_BLOCK = 2048, 1024
 """Tokens and vocabulary entries of a tile on CPU: its logits are 8 to 16 MB."""
 
+PADDED_CPU_TOKENS = 512
+"""The same where a batch may hold fewer tokens than its shape."""
+
 ACCELERATOR_TOKENS = 512
 """Tokens of a chunk elsewhere, where the whole vocabulary is one block: it may be sharded."""
 
@@ -44,14 +47,21 @@ def logprob(
     head: Float[Array, "V D"],
     targets: Int[Array, " N"],
     inverse_temperature: Float[Array, ""],
+    num_valid: Int[Array, ""] | None,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """Return log-probability of the target and entropy (0 unless asked for) of each token."""
-    return _logprob(settings, hidden, head, targets, inverse_temperature)
+    return _logprob(settings, hidden, head, targets, inverse_temperature, num_valid)
 
 
-def default_chunk() -> int:
-    """Return how many tokens are best computed at a time on this device."""
-    return CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS
+def default_chunk(is_padded: bool) -> int:
+    """Return how many tokens are best computed at a time on this device.
+
+    Args:
+        is_padded: Whether chunks of padding are left out, which small ones do better.
+    """
+    if jax.default_backend() != "cpu":
+        return ACCELERATOR_TOKENS
+    return PADDED_CPU_TOKENS if is_padded else CPU_TOKENS
 
 
 def block_size(vocab_size: int) -> int:
@@ -65,8 +75,8 @@ def block_size(vocab_size: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logprob(settings, hidden, head, targets, inverse_temperature) -> Any:
-    return _forward(settings, hidden, head, targets, inverse_temperature)[0]
+def _logprob(settings, hidden, head, targets, inverse_temperature, num_valid) -> Any:
+    return _forward(settings, hidden, head, targets, inverse_temperature, num_valid)[0]
 
 
 def _blocks(head: Float[Array, "V D"], precision: dot_lib.Precision) -> Float[Array, "m W D"]:
@@ -86,7 +96,7 @@ def _tile(settings, x, block, first, vocab_size, inverse_temperature):
     return logits, slope
 
 
-def _forward(settings, hidden, head, targets, inverse_temperature):
+def _forward(settings, hidden, head, targets, inverse_temperature, num_valid):
     vocab_size = head.shape[0]
     blocks = _blocks(head, settings.precision)
     size = blocks.shape[1]
@@ -116,19 +126,20 @@ def _forward(settings, hidden, head, targets, inverse_temperature):
         zeros = jnp.zeros(target.shape, jnp.float32)
         init = (jnp.full(target.shape, _LOWEST), zeros, zeros, zeros)
         firsts = jnp.arange(blocks.shape[0]) * size
-        (best, total, at_target, moment), _ = _scan(add_block, init, (blocks, firsts))
+        (best, total, at_target, moment), _ = token_chunks.scan(add_block, init, (blocks, firsts))
         log_total = jnp.log(total)
         entropy = log_total - moment / total if settings.with_entropy else zeros
         return None, (at_target - best - log_total, entropy, best + log_total)
 
-    chunks = tuple(token_chunks.split(x, settings.chunk) for x in (hidden, targets))
-    outputs = jax.lax.scan(run_chunk, None, chunks)[1]
-    logps, entropy, normalizer = (token_chunks.join(x, hidden.shape[0]) for x in outputs)
-    return (logps, entropy), (hidden, head, targets, inverse_temperature, normalizer, entropy)
+    _, (logps, entropy, normalizer) = token_chunks.over_chunks(
+        run_chunk, None, (hidden, targets), settings.chunk, num_valid
+    )
+    residuals = (hidden, head, targets, inverse_temperature, num_valid, normalizer, entropy)
+    return (logps, entropy), residuals
 
 
 def _backward(settings, residuals, cotangents):
-    hidden, head, targets, inverse_temperature, normalizer, entropy = residuals
+    hidden, head, targets, inverse_temperature, num_valid, normalizer, entropy = residuals
     vocab_size, width = head.shape
     blocks = _blocks(head, settings.precision)
     size = blocks.shape[1]
@@ -156,25 +167,18 @@ def _backward(settings, residuals, cotangents):
             return d_x, dot_lib.dot(dot_lib.transposed(grads), x, precision=settings.precision)
 
         firsts = jnp.arange(blocks.shape[0]) * size
-        d_x, d_blocks = _scan(pull_block, jnp.zeros(x.shape), (blocks, firsts))
+        d_x, d_blocks = token_chunks.scan(pull_block, jnp.zeros(x.shape), (blocks, firsts))
         if d_head is not None and d_blocks is not None:
             d_head = d_head + d_blocks.reshape(-1, width)[:vocab_size]
-        return d_head, d_x
+        return d_head, (d_x,)
 
     per_token = (hidden, targets, normalizer, entropy, *cotangents)
-    chunks = tuple(token_chunks.split(x, settings.chunk) for x in per_token)
     d_head = jnp.zeros(head.shape, jnp.float32) if settings.head_needs_grad else None
-    d_head, d_hidden = _scan(run_chunk, d_head, chunks)
-    d_hidden = token_chunks.join(d_hidden, hidden.shape[0]).astype(hidden.dtype)
-    return d_hidden, None if d_head is None else d_head.astype(head.dtype), None, None
+    d_head, (d_hidden,) = token_chunks.over_chunks(
+        run_chunk, d_head, per_token, settings.chunk, num_valid
+    )
+    d_head = None if d_head is None else d_head.astype(head.dtype)
+    return d_hidden.astype(hidden.dtype), d_head, None, None, None
 
 
 _logprob.defvjp(_forward, _backward)
-
-
-def _scan(body, carry, xs):
-    """Scan, but without a loop where there is one turn: adding to zeros is then simplified."""
-    if xs[0].shape[0] != 1:
-        return jax.lax.scan(body, carry, xs)
-    carry, outputs = body(carry, jax.tree.map(lambda x: x[0], xs))
-    return carry, jax.tree.map(lambda x: x[None], outputs)

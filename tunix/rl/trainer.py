@@ -15,6 +15,11 @@ class Trainer(peft_trainer.PeftTrainer):
 
     _position: Mapping[str, Any] | None = None
 
+    @property
+    def accumulates(self) -> bool:
+        """Steps have as many micro-batches as there is something to learn."""
+        return True
+
     def save_at(self, position: Mapping[str, Any], *, force: bool = False) -> bool:
         """Start to save the run, and return whether this step is saved.
 

@@ -11,6 +11,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Weighted = tuple[Float[Array, ""], Float[Array, ""]]
@@ -62,9 +63,20 @@ class LossOutput:
         return dataclasses.replace(jax.tree.map(jnp.add, self, other), maxima=largest)
 
     def finalize(self) -> dict[str, Float[Array, ""]]:
-        """Return ``loss``, the mean loss, the metrics' means (0 without weight) and the maxima."""
+        """Return ``loss``, the mean loss, the metrics' means and the maxima, 0 of nothing."""
         means = {name: safe_ratio(*pair) for name, pair in self.metrics.items()}
-        return {"loss": safe_ratio(self.loss_sum, self.weight_sum)} | means | self.maxima
+        maxima = {name: jnp.where(x == -jnp.inf, 0.0, x) for name, x in self.maxima.items()}
+        return {"loss": safe_ratio(self.loss_sum, self.weight_sum)} | means | maxima
+
+
+def nothing(like: LossOutput | None) -> LossOutput:
+    """Return what adds nothing to any loss output with the metrics of ``like``, on the host."""
+    if like is None:
+        zero: Any = np.float32(0.0)
+        return LossOutput(loss_sum=zero, weight_sum=zero)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    least: Any = {name: np.full(x.shape, -np.inf, x.dtype) for name, x in like.maxima.items()}
+    return dataclasses.replace(zeros, maxima=least)
 
 
 def as_loss_output(result: Any, *, has_aux: bool) -> LossOutput:

@@ -85,6 +85,7 @@ class PeftTrainer:
             max_inflight=training_config.max_inflight_computations,
             data_sharding_axis=training_config.data_sharding_axis,
             dump_directory=nonfinite.dump_directory(training_config),
+            accumulates=self.accumulates,
         )
         self._train_steps = self._iter_steps = 0
         stopping = training_config.early_stopping
@@ -179,7 +180,14 @@ class PeftTrainer:
             )
         training_loop.TrainingLoop(self, train_ds, eval_ds).run()
 
-    def step_on(self, micro_batches: Sequence[Mapping[str, Any]]) -> step_handle.StepHandle:
+    @property
+    def accumulates(self) -> bool:
+        """Whether steps may have another number of micro-batches than one."""
+        return (self.config.gradient_accumulation_steps or 1) > 1
+
+    def step_on(
+        self, micro_batches: Sequence[Mapping[str, Any]], *, weight: float = 0.0
+    ) -> step_handle.StepHandle:
         """Take one optimizer step and return without waiting for it.
 
         Sums of losses, weights and gradients are added over the micro-batches and divided once,
@@ -187,12 +195,13 @@ class PeftTrainer:
 
         Args:
             micro_batches: The loss function's keyword arguments, one mapping per micro-batch.
+                Without any the model is not computed; without weight either, nothing is learned.
+            weight: Weight of examples known to have neither loss nor gradient, beside those of
+                the micro-batches.
         """
-        if not micro_batches:
-            raise ValueError("a step needs at least one micro-batch, got none")
         if self._reread_model:
             self._stepper.read_model()
-        metrics = self._stepper.step(self._train_steps + 1, micro_batches)
+        metrics = self._stepper.step(self._train_steps + 1, micro_batches, weight)
         self._train_steps += 1
         self._iter_steps += len(micro_batches)
         counts = [system_metrics.count_tokens(batch) for batch in micro_batches]
@@ -200,7 +209,7 @@ class PeftTrainer:
             self._train_steps,
             metrics,
             tokens=sum(tokens for tokens, _ in counts),
-            row_length=max(length for _, length in counts),
+            row_length=max((length for _, length in counts), default=0),
         )
 
     def evaluate(self, eval_ds: Iterable[Any]) -> dict[str, float]:

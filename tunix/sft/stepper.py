@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -32,6 +33,8 @@ class Stepper:
         max_inflight: Steps dispatched and not yet finished.
         data_sharding_axis: Mesh axes that the rows of a batch are split over.
         dump_directory: Where batches of non-finite steps go, if anywhere.
+        accumulates: Whether steps may have another number of micro-batches than one. They do
+            from the first one that has.
     """
 
     def __init__(
@@ -43,11 +46,15 @@ class Stepper:
         max_inflight: int,
         data_sharding_axis: tuple[str, ...],
         dump_directory: pathlib.Path | None,
+        accumulates: bool,
     ):
         self.model = model
         self.loss_fn = loss_fn
         self._optimizer = optimizer
         self._has_aux, self._jit = False, True
+        self._accumulates = accumulates
+        self._example: Any = None
+        self._metric_names: set[str] = {"loss", "loss_weight", "grad_norm"}
         self._data_sharding_axis = tuple(data_sharding_axis)
         self._throttler = inflight_throttler.InflightThrottler(max_inflight)
         self.watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
@@ -104,24 +111,51 @@ class Stepper:
         self._split = split
         self.replace_state(dataclasses.replace(self.state, params=params, variables=variables))
 
-    def step(self, number: int, micro_batches: Sequence[Mapping[str, Any]]) -> train_step.Metrics:
-        """Dispatch one optimizer step and return its metrics while they are being computed."""
+    def step(
+        self, number: int, micro_batches: Sequence[Mapping[str, Any]], weight: float
+    ) -> train_step.Metrics:
+        """Dispatch one optimizer step and return its metrics while they are being computed.
+
+        Args:
+            number: Of the step, for messages.
+            micro_batches: What the loss is computed of; without any, no forward pass runs.
+            weight: Of examples that have neither loss nor gradient, beside the micro-batches.
+        """
         self._throttler.wait_for_next()
+        if not micro_batches and not weight:
+            return self._empty_step(number)
         functions, state, frozen = self._step_functions(), self.state, self._split.frozen
         placed = [self._placed(batch) for batch in micro_batches]
-        if len(placed) == 1:
+        self._accumulates |= len(placed) != 1 or weight > 0
+        if not self._accumulates:
             self.state, metrics = functions.single(state, frozen, placed[0])
         else:
-            sums = functions.first(state.params, state.variables, frozen, placed[0])
-            for batch in placed[1:]:
+            if placed:
+                self._example = jax.tree.map(_shape_of, placed[0])
+            sums = functions.zeros(state.params, state.variables, frozen, self._example)
+            for batch in placed:
                 sums = functions.accumulate(sums, state.params, frozen, batch)
-            self.state, metrics = functions.apply(state, sums)
+            self.state, metrics = functions.apply(state, sums, np.float32(weight))
+        self._metric_names |= metrics.keys()
         self.write_back()
         self._throttler.add_computation(metrics["loss"])
         skipped = self.watch.skipped
         self.watch.add(step_handle.StepHandle(number, metrics), micro_batches)
         if self.watch.skipped > skipped:  # by its batch, or because no batch can be learned now
             self.require_finite(number)
+        return metrics
+
+    def _empty_step(self, number: int) -> train_step.Metrics:
+        """Count a step that changes nothing, on the host: no program runs."""
+        state = self.state
+        steps, skipped = jax.device_get((state.step, state.skipped))
+        place = None if self.mesh is None else state.step.sharding
+        step = jax.device_put(np.asarray(steps + 1, steps.dtype), place)
+        self.state = dataclasses.replace(state, step=step)
+        rate = jax.device_get(train_step.learning_rate(state.opt_state))
+        metrics = dict.fromkeys(self._metric_names, np.float32(0.0)) | rate
+        metrics |= {"status": np.int32(train_step.EMPTY), "skipped_steps": skipped}
+        self.watch.add(step_handle.StepHandle(number, metrics), [])
         return metrics
 
     def evaluate(self, inputs: Mapping[str, Any]) -> loss_output.LossOutput:
@@ -204,3 +238,7 @@ class Stepper:
             mesh=self.mesh,
             replicate_uneven=replicate_uneven,
         )
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

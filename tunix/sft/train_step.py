@@ -48,18 +48,21 @@ class Accumulator:
 class StepFunctions:
     """The programs of one training run.
 
-    A step of one micro-batch is ``single``; a step of several is ``first``, ``accumulate`` for
-    each further one, then ``apply``.
+    A step is ``zeros``, ``accumulate`` for each of its micro-batches, then ``apply``: one program
+    of the loss however many there are. Where a step always has one micro-batch, ``single`` needs
+    less memory. A run that took both would compile the loss twice.
     """
 
     single: Callable[..., tuple[train_state_lib.TrainState, Metrics]]
     """``(state, frozen, inputs) -> (state, metrics)``; the state is donated."""
-    first: Callable[..., Accumulator]
-    """``(params, variables, frozen, inputs) -> accumulator``."""
+    zeros: Callable[..., Accumulator]
+    """``(params, variables, frozen, inputs) -> accumulator`` before the first micro-batch. The
+    inputs, those of any micro-batch or ``None``, only say what the loss returns."""
     accumulate: Callable[..., Accumulator]
     """``(accumulator, params, frozen, inputs) -> accumulator``; the accumulator is donated."""
     apply: Callable[..., tuple[train_state_lib.TrainState, Metrics]]
-    """``(state, accumulator) -> (state, metrics)``; the state is donated."""
+    """``(state, accumulator, weight) -> (state, metrics)``; the state is donated. ``weight`` is
+    that of examples which have neither loss nor gradient, and are in no micro-batch."""
     evaluate: Callable[..., loss_output_lib.LossOutput]
     """``(params, variables, frozen, inputs) -> loss output`` in evaluation mode."""
 
@@ -99,6 +102,9 @@ def make_step_functions(
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         return Accumulator(grads, output, new_variables)
 
+    if jit:  # inlined: one trace serves `zeros` and `accumulate`, and the program is the same
+        gradients = jax.jit(gradients, inline=True)
+
     def single(state, frozen, inputs):
         sums = gradients(state.params, state.variables, frozen, inputs)
         return apply_gradients(state, sums, optimizer)
@@ -108,25 +114,53 @@ def make_step_functions(
         grads = jax.tree.map(jnp.add, sums.grads, more.grads)
         return Accumulator(grads, sums.output.add(more.output), more.variables)
 
-    def apply(state, sums):
-        return apply_gradients(state, sums, optimizer)
+    def apply(state, sums, weight):
+        output = dataclasses.replace(sums.output, weight_sum=sums.output.weight_sum + weight)
+        return apply_gradients(state, dataclasses.replace(sums, output=output), optimizer)
 
     def evaluate(params, variables, frozen, inputs) -> loss_output_lib.LossOutput:
         model = split.merge(params, variables, frozen)
         model.eval()
         return output_of(model, inputs)
 
-    if not jit:
-        return StepFunctions(single, gradients, accumulate, apply, evaluate)
-    jit_step = functools.partial(jax.jit, donate_argnums=0)
+    functions = StepFunctions(single, _zeros, accumulate, apply, evaluate)
+    if jit:
+        functions = _jitted(functions, state_shardings)
+
+    def zeros(params, variables, frozen, inputs) -> Accumulator:
+        shapes = None
+        if inputs is not None:
+            arguments = (params, variables, frozen, inputs)
+            # Without jit the loss may do what no tracing allows.
+            found = jax.eval_shape(gradients, *arguments) if jit else gradients(*arguments)
+            shapes = found.output
+        return functions.zeros(params, variables, loss_output_lib.nothing(shapes))
+
+    return dataclasses.replace(functions, zeros=zeros)
+
+
+def _zeros(params, variables, output: loss_output_lib.LossOutput) -> Accumulator:
+    grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    # Copied: sums are donated, and the variables are still those of the state.
+    return Accumulator(grads, output, jax.tree.map(jnp.copy, variables))
+
+
+def _jitted(functions: StepFunctions, state_shardings: Any) -> StepFunctions:
+    jit_step, jit_sums = functools.partial(jax.jit, donate_argnums=0), jax.jit
     if state_shardings is not None:
         jit_step = functools.partial(jit_step, out_shardings=(state_shardings, None))
+        # Sums lie where the first ones did, so that adding to them stays one program.
+        places = Accumulator(
+            state_shardings.params, state_shardings.step, state_shardings.variables
+        )
+        jit_sums = functools.partial(jit_sums, out_shardings=places)
     return StepFunctions(
-        single=jit_step(single),
-        first=jax.jit(gradients),
-        accumulate=jax.jit(accumulate, donate_argnums=0),
-        apply=jit_step(apply),
-        evaluate=jax.jit(evaluate),
+        single=jit_step(functions.single),
+        # All arguments are kept, so that the zeros are put where the parameters are.
+        zeros=jit_sums(functions.zeros, keep_unused=True),
+        accumulate=jit_sums(functions.accumulate, donate_argnums=0),
+        apply=jit_step(functions.apply),
+        evaluate=jax.jit(functions.evaluate),
     )
 
 
@@ -168,7 +202,7 @@ def apply_gradients(
         "status": jnp.where(finite, jnp.where(has_weight, LEARNED, EMPTY), NONFINITE),
         "skipped_steps": new_state.skipped,
     }
-    return new_state, metrics | _learning_rate(opt_state)
+    return new_state, metrics | learning_rate(opt_state)
 
 
 def _all_finite(*scalars: Float[Array, ""]) -> Bool[Array, ""]:
@@ -189,7 +223,7 @@ def _named_metrics(output: loss_output_lib.LossOutput) -> Metrics:
     return output.finalize()
 
 
-def _learning_rate(opt_state: Any) -> Metrics:
+def learning_rate(opt_state: Any) -> Metrics:
     """Return the learning rate where the optimizer tells it (``optax.inject_hyperparams``)."""
     found = optax.tree.get_all_with_path(opt_state, "learning_rate")
     rates = [value for _, value in found if isinstance(value, jax.Array) and value.ndim == 0]

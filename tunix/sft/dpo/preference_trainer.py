@@ -169,7 +169,9 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
         reference = 0 if self._reference is None else self._reference.nbytes
         return dataclasses.replace(found, frozen=found.frozen + reference)
 
-    def step_on(self, micro_batches: Sequence[Mapping[str, Any]]) -> step_handle.StepHandle:
+    def step_on(
+        self, micro_batches: Sequence[Mapping[str, Any]], *, weight: float = 0.0
+    ) -> step_handle.StepHandle:
         """Take one optimizer step, see :meth:`PeftTrainer.step_on`."""
         if self.objective.is_coupled and len(micro_batches) > 1:
             found = [self._stepper.compute(self.objective.statistics, x) for x in micro_batches]
@@ -178,7 +180,7 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
                 {**batch, "context": context}
                 for batch, context in zip(micro_batches, contexts, strict=True)
             ]
-        return super().step_on(micro_batches)
+        return super().step_on(micro_batches, weight=weight)
 
     @property
     def max_lengths(self) -> tuple[int | None, int | None]:
