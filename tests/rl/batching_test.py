@@ -20,7 +20,7 @@ def test_micro_batches_have_one_shape_and_each_sequence_counts_in_one():
     assert len(step.batches) == 3  # the dead group needs none
     shapes = {tuple(np.shape(x) for x in jax.tree.leaves(batch)) for batch in step.batches}
     assert len(shapes) == 1
-    lengths = [len(t.completion_ids) for g in groups for t in g.trajectories]
+    lengths = [t.num_trained for g in groups for t in g.trajectories]
     np.testing.assert_array_equal(sum(batch.lengths for batch in step.batches), lengths)
 
 
@@ -46,7 +46,7 @@ def test_truncated_completions_are_kept_or_masked():
 def test_ratios_start_from_the_sampler_or_from_the_policy():
     groups = helpers.make_groups(ADVANTAGES)
     (from_sampler,), (on_policy,) = make(groups).batches, make(groups, from_sampler=False).batches
-    first = groups[0].trajectories[0].sampler_logps
+    first = groups[0].trajectories[0].trained_logps
     np.testing.assert_array_equal(from_sampler.old_logps[0, : len(first)], first)
     assert on_policy.old_logps is None
 
@@ -62,6 +62,6 @@ def test_arrays_divide_among_shards():
 def test_how_full_the_rows_are_is_counted():
     groups = helpers.make_groups([[1.0, -1.0]])
     step = make(groups)
-    own = sum(len(t.completion_ids) - 1 for t in groups[0].trajectories)
+    own = sum(t.num_trained - 1 for t in groups[0].trajectories)
     assert step.num_tokens == len(groups[0].prompt_ids) + own
     assert step.num_slots == 48

@@ -108,7 +108,7 @@ def test_masks_follow_from_lengths():
     groups = helpers.make_groups([[1.0, -1.0]])
     for group in groups:
         for member in group.trajectories:
-            member.completion_ids[:] = 0
+            member.trained_ids[:] = 0
     batch = helpers.one_batch(groups)
-    lengths = [len(m.completion_ids) for m in groups[0].trajectories]
+    lengths = [len(m.trained_ids) for m in groups[0].trajectories]
     np.testing.assert_array_equal(np.asarray(batch.mask).sum(axis=1), lengths)

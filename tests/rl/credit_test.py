@@ -16,8 +16,7 @@ def groups_with(rewards, lengths):
                 group.trajectories[i],
                 reward=reward,
                 advantage=reward,
-                completion_ids=np.arange(size, dtype=np.int32),
-                sampler_logps=np.zeros(size, np.float32),
+                spans=helpers.spans_of(group.prompt_ids, np.arange(size)),
                 finish_reason="stop",
             )
     return groups
@@ -78,14 +77,11 @@ def test_values_and_returns_stay_with_their_tokens():
 @pytest.mark.filterwarnings("error")
 def test_a_completion_without_tokens_has_no_advantage_and_no_ratio():
     (group,) = helpers.make_groups([[1.0, -1.0]])
-    empty = dataclasses.replace(
-        group.trajectories[0],
-        completion_ids=np.zeros(0, np.int32),
-        sampler_logps=np.zeros(0, np.float32),
-    )
+    spans = helpers.spans_of(group.prompt_ids, np.zeros(0))
+    empty = dataclasses.replace(group.trajectories[0], spans=spans)
     group = dataclasses.replace(group, trajectories=[empty, group.trajectories[1]])
     found = credit.with_token_advantages([group], np.full((2, 6), 0.5, np.float32))
     assert [t.advantage for t in found[0].trajectories] == [0.0, 0.5]
     first, second = log_ratio.with_log_ratios([group], np.zeros((2, 6)))[0].trajectories
     assert first.log_ratio is None
-    np.testing.assert_allclose(second.log_ratio, -second.sampler_logps.mean(), rtol=1e-6)
+    np.testing.assert_allclose(second.log_ratio, -second.trained_logps.mean(), rtol=1e-6)

@@ -28,10 +28,10 @@ def test_a_value_is_that_of_the_state_before_the_token():
     values = critic.token_values(judge, helpers.one_batch(groups))
     pairs = [(group, member) for group in groups for member in group.trajectories]
     for row, (group, member) in enumerate(pairs):
-        ids = np.concatenate([group.prompt_ids, member.completion_ids])[None]
+        ids = np.concatenate([group.prompt_ids, member.trained_ids])[None]
         alone = np.asarray(judge(jnp.asarray(ids)))[0]
         start = len(group.prompt_ids) - 1
-        expected = alone[start : start + len(member.completion_ids)]
+        expected = alone[start : start + len(member.trained_ids)]
         np.testing.assert_allclose(values[row, : len(expected)], expected, atol=1e-5)
         assert np.all(np.asarray(values)[row, len(expected) :] == 0.0)
 

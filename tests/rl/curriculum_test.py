@@ -19,16 +19,11 @@ def make(*, num_batches=None, seed=0, rows=ROWS, **settings):
 def group(key, rewards):
     members = [
         trajectory.Trajectory(
-            completion_ids=np.zeros(1, np.int32),
-            sampler_logps=np.zeros(1, np.float32),
-            finish_reason="stop",
-            policy_version=0,
-            reward=reward,
+            spans=helpers.spans_of(np.zeros(1, np.int32), [0]), finish_reason="stop", reward=reward
         )
         for reward in rewards
     ]
-    ids = np.zeros(1, np.int32)
-    return trajectory.Group(prompt_ids=ids, prompt="?", prompt_key=key, trajectories=members)
+    return trajectory.Group(prompt="?", prompt_key=key, trajectories=members)
 
 
 def test_weights_follow_the_running_solve_rates_by_hand():

@@ -50,7 +50,7 @@ def test_every_completion_meets_the_columns_of_its_own_prompt():
     last = groups[1].trajectories[1]
     assert (last.text, last.reward, last.rewards) == ("CCC", 10.0, {"matches": 10.0})
     assert (last.finish_reason, last.policy_version, last.truncated) == ("length", 3, True)
-    np.testing.assert_array_equal(last.sampler_logps, [-1.0, -1.0, -1.0])
+    np.testing.assert_array_equal(last.trained_logps, [-1.0, -1.0, -1.0])
 
 
 @pytest.mark.parametrize("values", [np.zeros((1, 2)), np.zeros(2)])

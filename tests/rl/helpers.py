@@ -54,19 +54,25 @@ def make_groups(advantages, *, seed=0, max_prompt=9, max_completion=6, vocab_siz
         for advantage in row:
             length = int(rng.integers(1, max_completion + 1))
             members.append(
-                trajectory.Trajectory(
-                    completion_ids=rng.integers(0, vocab_size, length).astype(np.int32),
-                    sampler_logps=rng.uniform(-7.0, -2.0, length).astype(np.float32),
-                    finish_reason="length" if length == max_completion else "stop",
-                    policy_version=0,
-                    advantage=float(advantage),
-                )
+                {
+                    "token_ids": rng.integers(0, vocab_size, length).astype(np.int32),
+                    "logps": rng.uniform(-7.0, -2.0, length).astype(np.float32),
+                    "finish_reason": "length" if length == max_completion else "stop",
+                    "advantage": float(advantage),
+                }
             )
-        prompt = rng.integers(0, vocab_size, int(rng.integers(1, max_prompt + 1)))
-        groups.append(
-            trajectory.Group(prompt_ids=prompt.astype(np.int32), prompt="?", trajectories=members)
-        )
+        prompt = rng.integers(0, vocab_size, int(rng.integers(1, max_prompt + 1))).astype(np.int32)
+        members = [
+            trajectory.Trajectory.of_completion(prompt, versions=0, **member) for member in members
+        ]
+        groups.append(trajectory.Group(prompt="?", trajectories=members))
     return groups
+
+
+def spans_of(prompt_ids, token_ids, version=0):
+    """A prompt and a completion of which nothing more is known."""
+    ids, logps = np.asarray(token_ids, np.int32), np.zeros(len(token_ids), np.float32)
+    return trajectory.Trajectory.of_completion(prompt_ids, ids, logps, version).spans
 
 
 def one_batch(groups, *, from_sampler=True, **changes):
@@ -80,12 +86,12 @@ def naive_logps(model, groups, temperature, **options):
     rows = []
     for group in groups:
         for member in group.trajectories:
-            ids = np.concatenate([group.prompt_ids, member.completion_ids])[None]
+            ids = np.concatenate([group.prompt_ids, member.trained_ids])[None]
             logits = np.asarray(model(jnp.asarray(ids), **options)[0], np.float64)[0] / temperature
             log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
             start = len(group.prompt_ids) - 1
-            at = np.arange(start, start + len(member.completion_ids))
-            rows.append(log_probs[at, member.completion_ids])
+            at = np.arange(start, start + len(member.trained_ids))
+            rows.append(log_probs[at, member.trained_ids])
     return rows
 
 

@@ -118,16 +118,16 @@ def test_tokens_of_several_policies_keep_their_own_log_probabilities():
     members = [(group, one) for group in seen for one in group.trajectories]
     assert max(helpers.history(cluster, "staleness_max")) >= 1.0
     assert max(helpers.history(cluster, "carried_tokens")) > 0.0
-    mixed = [(g, one) for g, one in members if len(set(one.version_of_tokens)) > 1]
+    mixed = [(g, one) for g, one in members if len(set(one.trained_versions)) > 1]
     alone = [dataclasses.replace(g, trajectories=[one]) for g, one in mixed]
-    for version in {v for _, one in mixed for v in one.version_of_tokens}:
+    for version in {v for _, one in mixed for v in one.trained_versions}:
         # Each token under the policy that drew it, from a pass over the whole completion.
         model = helpers.tiny_decoder()
         nnx.update(model, weights[version])
         rows = helpers.naive_logps(model, alone, helpers.ROLLOUT.temperature)
         for (_, one), expected in zip(mixed, rows, strict=True):
-            own = one.version_of_tokens == version
-            np.testing.assert_allclose(one.sampler_logps[own], expected[own], atol=2e-5)
+            own = one.trained_versions == version
+            np.testing.assert_allclose(one.trained_logps[own], expected[own], atol=2e-5)
     assert mixed
     cluster.close()
 

@@ -3,23 +3,28 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.rl import helpers
 from tunix.rl import rollout_metrics, trajectory
 
 
 def make_group(rewards, lengths, advantages):
     members = [
         trajectory.Trajectory(
-            completion_ids=np.zeros(length, np.int32),
-            sampler_logps=np.zeros(length, np.float32),
+            spans=helpers.spans_of(np.zeros(3, np.int32), np.zeros(length)),
             finish_reason="length" if length == 5 else "stop",
-            policy_version=0,
             rewards={"right": reward, "short": 0.5},
             reward=reward,
             advantage=advantage,
         )
         for reward, length, advantage in zip(rewards, lengths, advantages, strict=True)
     ]
-    return trajectory.Group(prompt_ids=np.zeros(3, np.int32), prompt="?", trajectories=members)
+    return trajectory.Group(prompt="?", trajectories=members)
+
+
+def with_versions(member, versions):
+    prompt, sampled = member.spans
+    sampled = dataclasses.replace(sampled, versions=np.asarray(versions))
+    return dataclasses.replace(member, spans=(prompt, sampled))
 
 
 def test_metrics_of_a_rollout_worked_out_by_hand():
@@ -92,13 +97,13 @@ def test_metrics_of_the_critic_are_combined_like_those_of_the_actor():
 def test_staleness_counts_tokens_by_hand():
     # 2 tokens of version 3, 5 of versions 3, 3, 4, 4, 5; 5 steps taken.
     group = make_group([1.0, 0.0], [2, 5], [0.5, -0.5])
-    old, mixed = (dataclasses.replace(one, policy_version=3) for one in group.trajectories)
-    mixed = dataclasses.replace(mixed, token_versions=np.asarray([3, 3, 4, 4, 5]))
+    old, mixed = group.trajectories
+    old, mixed = with_versions(old, [3, 3]), with_versions(mixed, [3, 3, 4, 4, 5])
     group = dataclasses.replace(group, trajectories=[old, mixed])
     found = rollout_metrics.staleness([group], 5)
     assert found == pytest.approx({"staleness": (2 * 4 + 2 * 1) / 7, "staleness_max": 2.0})
     assert rollout_metrics.is_stale([group], 5)
-    fresh = dataclasses.replace(group, trajectories=[dataclasses.replace(old, policy_version=5)])
+    fresh = dataclasses.replace(group, trajectories=[with_versions(old, [5, 5])])
     assert not rollout_metrics.is_stale([fresh], 5)
 
 

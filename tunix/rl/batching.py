@@ -71,7 +71,7 @@ def make_step_batches(
         num_sequences=len(lengths),
     )
     trajectories = [t for group in groups for t in group.trajectories]
-    sampler_logps = _padded_rows([t.sampler_logps for t in trajectories], len(lengths), settings)
+    sampler_logps = _padded_rows([t.trained_logps for t in trajectories], len(lengths), settings)
     advantages = [t.advantage_of_tokens for t in trajectories]
     owner = _owners(parts, spans, len(lengths))
     shared: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _pack_group(group: trajectory.Group, span: np.ndarray, live: np.ndarray) -> 
     members = [i for i in range(len(span)) if live[span[i]]]
     return packing.PackGroup(
         prompt=group.prompt_ids,
-        completions=[group.trajectories[i].completion_ids for i in members],
+        completions=[group.trajectories[i].trained_ids for i in members],
         indices=[int(span[i]) for i in members],
     )
 

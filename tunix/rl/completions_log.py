@@ -46,7 +46,7 @@ def rows(groups: Sequence[trajectory.Group], *, step: int) -> Iterator[dict[str,
                 "advantage": member.advantage,
                 "log_ratio": member.log_ratio,
                 "finish_reason": member.finish_reason,
-                "num_tokens": len(member.completion_ids),
+                "num_tokens": member.num_sampled,
                 "policy_version": member.policy_version,
             }
 

@@ -31,7 +31,7 @@ def padded(values: Sequence[np.ndarray], width: int) -> Float[np.ndarray, "S C"]
 
 def sampled_mask(groups: Sequence[trajectory.Group], width: int) -> Bool[np.ndarray, "S C"]:
     """Return where a token was sampled."""
-    lengths = np.asarray([len(member.completion_ids) for member in members_of(groups)])
+    lengths = np.asarray([member.num_trained for member in members_of(groups)])
     return np.arange(width) < lengths[:, None]
 
 
@@ -56,8 +56,8 @@ def charge_rewards(
     """
     num_samples = len(groups[0].trajectories)
     members = members_of(groups)
-    rewards = np.asarray([member.reward for member in members]) - penalties.sum(axis=1)
-    lengths = np.asarray([float(len(member.completion_ids)) for member in members])
+    rewards = np.asarray([member.total_reward for member in members]) - penalties.sum(axis=1)
+    lengths = np.asarray([float(member.num_trained) for member in members])
     found = advantages_lib.estimate(
         advantage_fn,
         rewards.reshape(-1, num_samples),
@@ -95,7 +95,7 @@ def with_token_advantages(
     """
 
     def rewrite(i: int, one: trajectory.Trajectory) -> trajectory.Trajectory:
-        own = values[i, : len(one.completion_ids)]
+        own = values[i, : one.num_trained]
         mean = float(own.mean()) if len(own) else 0.0
         return dataclasses.replace(one, token_advantages=own, advantage=mean)
 
@@ -110,7 +110,7 @@ def with_values(
     """Return the groups with what the critic thinks of their tokens, and should think."""
 
     def rewrite(i: int, one: trajectory.Trajectory) -> trajectory.Trajectory:
-        length = len(one.completion_ids)
+        length = one.num_trained
         return dataclasses.replace(one, values=values[i, :length], returns=returns[i, :length])
 
     return _rewritten(groups, rewrite)

@@ -98,16 +98,16 @@ def group(
     )
     return [
         trajectory.Group(
-            prompt_ids=scored.output.prompt_tokens[p],
             prompt=scored.output.prompts[p],
             prompt_key=None if keys is None else keys[p * num_samples],
             columns={name: values[p * num_samples] for name, values in columns.items()},
             trajectories=[
-                trajectory.Trajectory(
-                    completion_ids=scored.output.completions[i].token_ids,
-                    sampler_logps=scored.output.completions[i].logps,
+                trajectory.Trajectory.of_completion(
+                    scored.output.prompt_tokens[p],
+                    scored.output.completions[i].token_ids,
+                    scored.output.completions[i].logps,
+                    policy_version,
                     finish_reason=scored.output.completions[i].finish_reason,
-                    policy_version=policy_version,
                     text=scored.output.text[i],
                     rewards=scored.rewards.scores_of(i),
                     reward=float(scored.rewards.total[i]),

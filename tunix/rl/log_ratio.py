@@ -32,6 +32,6 @@ def with_log_ratios(
 
 
 def _mean_log_ratio(one: trajectory.Trajectory, logps: Float[np.ndarray, " C"]) -> float | None:
-    if not len(one.completion_ids):
+    if not one.num_trained:
         return None
-    return float(np.mean(logps[: len(one.completion_ids)] - one.sampler_logps))
+    return float(np.mean(logps[: one.num_trained] - one.trained_logps))

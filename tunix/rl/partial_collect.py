@@ -139,7 +139,8 @@ def _with_versions(
 
     def known(one: trajectory.Trajectory) -> trajectory.Trajectory:
         own = next(rows)
-        return dataclasses.replace(one, token_versions=own, policy_version=int(own[-1]))
+        prompt, sampled = one.spans
+        return dataclasses.replace(one, spans=(prompt, dataclasses.replace(sampled, versions=own)))
 
     return [
         dataclasses.replace(group, trajectories=[known(one) for one in group.trajectories])

@@ -275,7 +275,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         """Return each token's KL to the reference as the sampler saw it, and log the mean."""
         width = self.max_completion_length
         mask = credit.sampled_mask(groups, width)
-        logps = credit.padded([m.sampler_logps for m in credit.members_of(groups)], width)
+        logps = credit.padded([m.trained_logps for m in credit.members_of(groups)], width)
         values = np.where(mask, np.asarray(kl_fn(jnp.asarray(logps), jnp.asarray(ref_logps))), 0.0)
         self.rl_cluster.buffer_metrics({"kl": float(values.sum() / mask.sum())})
         return values

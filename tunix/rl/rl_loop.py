@@ -135,7 +135,7 @@ class RLLoop:
                 self._save_last()
             raise
         self._rollouts.publish(groups)
-        num_tokens = sum(len(t.completion_ids) for group in groups for t in group.trajectories)
+        num_tokens = sum(t.num_sampled for group in groups for t in group.trajectories)
         self._log_step(first_step, num_tokens, time.perf_counter() - start)
         self._after_step(first_step)
         return True

@@ -18,7 +18,7 @@ def rollout_metrics(groups: Sequence[trajectory.Group]) -> dict[str, float]:
     """
     members = [t for group in groups for t in group.trajectories]
     rewards = np.asarray([t.reward for t in members])
-    lengths = np.asarray([len(t.completion_ids) for t in members])
+    lengths = np.asarray([t.num_sampled for t in members])
     dead = [group for group in groups if group.is_dead]
     right = [all(t.reward > 0.0 for t in group.trajectories) for group in dead]
     wrong = [all(t.reward <= 0.0 for t in group.trajectories) for group in dead]
@@ -62,7 +62,7 @@ def staleness(groups: Sequence[trajectory.Group], train_steps: int) -> dict[str,
     Returns:
         ``staleness``, the mean over all tokens, and ``staleness_max``.
     """
-    versions = [t.version_of_tokens for group in groups for t in group.trajectories]
+    versions = [t.trained_versions for group in groups for t in group.trajectories]
     ages = train_steps - np.concatenate(versions)
     return {"staleness": float(ages.mean()), "staleness_max": float(ages.max())}
 

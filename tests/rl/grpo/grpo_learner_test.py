@@ -36,7 +36,7 @@ def test_sampler_and_trainer_agree_over_a_ragged_batch_with_continuous_batching(
     groups = sampled_groups(cluster, num_samples=5, prompts=prompts)
     members = [t for group in groups for t in group.trajectories]
     assert {t.finish_reason for t in members} == {"stop", "length"}
-    assert len({len(t.completion_ids) for t in members}) > 3
+    assert len({len(t.trained_ids) for t in members}) > 3
 
     settings = dataclasses.replace(helpers.SETTINGS, temperature=rollout.temperature)
     (batch,) = batching.make_step_batches(groups, settings, from_sampler=True).batches

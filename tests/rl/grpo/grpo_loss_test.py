@@ -142,7 +142,7 @@ def test_the_last_token_is_trained():
     logps = common.policy_logps(model, batch).logps
     gradient = np.asarray(jax.grad(loss)(logps, batch.computed))
     for row, member in zip(gradient, groups[0].trajectories, strict=True):
-        np.testing.assert_array_equal(row[: len(member.completion_ids)], -member.advantage)
+        np.testing.assert_array_equal(row[: len(member.trained_ids)], -member.advantage)
 
 
 def test_on_policy_the_ratio_is_one_and_the_loss_is_minus_the_advantage():
@@ -162,12 +162,12 @@ def test_the_loss_is_the_formula_written_out():
     members = [m for g in groups for m in g.trajectories]
     per_sequence, kls, differences = [], [], []
     for s, (own, member) in enumerate(zip(logps, members, strict=True)):
-        ratio = np.exp(own - member.sampler_logps)
+        ratio = np.exp(own - member.trained_logps)
         gain = np.minimum(ratio * member.advantage, np.clip(ratio, 0.9, 1.25) * member.advantage)
         back = np.asarray(batch.ref_logps)[s, : len(own)] - own
         kls.append(np.exp(back) - back - 1)
         per_sequence.append(np.mean(-gain + 0.3 * kls[-1]))
-        differences.append(np.abs(own - member.sampler_logps))
+        differences.append(np.abs(own - member.trained_logps))
     np.testing.assert_allclose(loss, np.mean(per_sequence), rtol=1e-5)
     metrics = output.finalize()
     np.testing.assert_allclose(metrics["kl"], np.concatenate(kls).mean(), rtol=1e-4)

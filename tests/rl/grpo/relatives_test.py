@@ -155,7 +155,7 @@ def test_overlong_completions_lose_reward_by_their_tokens():
     assert reward_fns == [helpers.share_of_fives]  # the caller's list is the caller's
     members = [t for group in learner.rollout(BATCH) for t in group.trajectories]
     for one in members:
-        expected = min(0.0, (6 - 3 - len(one.completion_ids)) / 3)
+        expected = min(0.0, (6 - 3 - len(one.trained_ids)) / 3)
         np.testing.assert_allclose(one.rewards["overlong"], expected)
         np.testing.assert_allclose(one.reward, one.rewards["share_of_fives"] + expected)
     assert any(one.rewards["overlong"] == -1.0 for one in members)
@@ -179,7 +179,7 @@ def test_the_kl_may_be_charged_before_the_loss(placement):
     for before, after in zip(groups, charged, strict=True):
         size = len(before.trajectories)
         kls = [
-            t.sampler_logps - ref[row + i, : len(t.completion_ids)]
+            t.trained_logps - ref[row + i, : len(t.trained_ids)]
             for i, t in enumerate(before.trajectories)
         ]
         row += size

@@ -54,7 +54,7 @@ def test_a_reward_model_is_a_role_and_its_score_a_reward_function():
     found = [t.reward for group in groups for t in group.trajectories]
     with cluster.on_device(rl_cluster.Role.REWARD):
         score = reward_fn.ModelReward(reward_fn.RewardModelScores(model))
-        rows = [(g.prompt_ids, t.completion_ids) for g in groups for t in g.trajectories]
+        rows = [(g.prompt_ids, t.trained_ids) for g in groups for t in g.trajectories]
         want = score(*zip(*rows, strict=True))
     np.testing.assert_array_equal(found, np.float32(want))
     assert np.std(found) > 1e-3
@@ -75,7 +75,7 @@ def test_without_functions_ppo_asks_the_reward_model():
     model = reward_model.RewardModel(helpers.tiny_decoder(num_layers=1), rngs=nnx.Rngs(1))
     cluster = make_cluster(critic=value_model, reward=model)
     group, other = ppo_learner.PPOLearner(cluster, config).rollout({"prompts": ["AB", "C"]})
-    rows = [(g.prompt_ids, g.trajectories[0].completion_ids) for g in (group, other)]
+    rows = [(g.prompt_ids, g.trajectories[0].trained_ids) for g in (group, other)]
     want = cluster.get_rewards(*zip(*rows, strict=True))
     found = [g.trajectories[0].reward for g in (group, other)]
     np.testing.assert_array_equal(found, want)

@@ -22,7 +22,7 @@ WIDTH = 8
 
 def values_by_hand(learner, pairs):
     """The critic's value before each token of each completion, unpacked and padded behind."""
-    ids = [np.concatenate([group.prompt_ids, member.completion_ids]) for group, member in pairs]
+    ids = [np.concatenate([group.prompt_ids, member.trained_ids]) for group, member in pairs]
     tokens = jnp.asarray([np.pad(one, (0, WIDTH - len(one))) for one in ids])
     actor = learner.rl_cluster.actor_trainer.model
     if learner.rl_cluster.has_critic:
@@ -32,7 +32,7 @@ def values_by_hand(learner, pairs):
         hidden = nnx.jit(lambda model: model.hidden(tokens)[0])(actor)
         values = hidden @ head.w[...][:, 0] + head.bias[...]
     return [
-        row[len(group.prompt_ids) - 1 :][: len(member.completion_ids)]
+        row[len(group.prompt_ids) - 1 :][: len(member.trained_ids)]
         for row, (group, member) in zip(np.asarray(values), pairs, strict=True)
     ]
 
