@@ -15,7 +15,8 @@ from flax import nnx
 
 from tests.rl import helpers, rl_loop_test, split_run
 from tunix.models import lora
-from tunix.rl import critic, rl_cluster, rollout_pipeline, rollout_source, shared_critic
+from tunix.rl import critic, rl_cluster, shared_critic
+from tunix.rl.collecting import ahead, source
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.ppo import ppo_learner
 
@@ -67,14 +68,14 @@ def train(directory, *, through_threads=False, **settings):
         settings: See :func:`make_learner`.
     """
     learner = make_learner(directory, **settings)
-    cluster, plain = learner.rl_cluster, rollout_source.RolloutSource
+    cluster, plain = learner.rl_cluster, source.RolloutSource
     if through_threads:
-        rollout_source.RolloutSource = rollout_pipeline.RolloutPipeline
+        source.RolloutSource = ahead.AheadSource
     try:
         learner.train(DATA)
         sampling = {d.id for x in jax.tree.leaves(cluster.rollout.weights()) for d in x.devices()}
     finally:
-        rollout_source.RolloutSource = plain
+        source.RolloutSource = plain
         cluster.close()
     return {
         "actor": sorted(d.id for d in cluster._actor.place.devices),

@@ -12,7 +12,7 @@ import pytest
 
 from tests import virtual_devices
 from tests.rl import async_run, rl_loop_test
-from tests.rl import rollout_pipeline_test as runs
+from tests.rl.collecting import ahead_test as runs
 
 NUMBERS = ("loss", "grad_norm", "kl", "reward", "staleness", "off_policy_kl", "carried_tokens")
 

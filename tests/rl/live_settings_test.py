@@ -120,7 +120,7 @@ OVERLONG = {
 ELSEWHERE = {
     "RLTrainingConfig.accuracy_function": "tests/rl/evaluation_test.py",
     "AlarmConfig.reward_failed": "tests/rl/alarms_test.py",
-    "AlgorithmConfig.off_policy_steps": "tests/rl/rollout_pipeline_test.py",
+    "AlgorithmConfig.off_policy_steps": "tests/rl/collecting/ahead_test.py",
     "AlgorithmConfig.partial_rollout_tokens": "tests/rl/partial_rollout_test.py",
     "AlarmConfig.window": "tests/rl/alarms_test.py",
     "GRPOConfig.dynamic_sampling": "tests/rl/grpo/relatives_test.py",

@@ -20,7 +20,7 @@ def blocks():
 
 
 def test_the_learner_of_the_page_learns(blocks):
-    source = blocks[-1]
+    source = blocks[2]
     assert len(source.splitlines()) < 60
     scope = {"__name__": "own_learner"}
     exec(compile(source, str(PAGE), "exec"), scope)
@@ -33,6 +33,39 @@ def test_the_learner_of_the_page_learns(blocks):
     assert 0.0 < helpers.history(cluster, "chosen")[0] < 1.0
     with pytest.raises(config_lib.ConfigError, match="margin must not be negative"):
         scope["BestOfConfig"](margin=-1.0)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_the_collector_of_the_page_asks_twice_in_every_step(blocks, ahead):
+    scope = {"__name__": "own_collector"}
+    exec(compile(blocks[3], str(PAGE), "exec"), scope)
+    cluster = helpers.make_cluster()
+    learner = helpers.make_learner(
+        cluster, helpers.share_of_odd_characters, off_policy_steps=ahead, num_generations=2
+    )
+    learner.collector = scope["WidestCollector"]()
+    learned, learn = [], learner.learn
+
+    def noted(collected):
+        learned.append(collected)
+        return learn(collected)
+
+    learner.learn = noted
+    names = ["AB", "CD", "EF", "GH", "IJ"]
+    learner.train([{"prompts": [name, name[::-1]]} for name in names])
+    asked = [{g.prompt for g in (*one.groups, *one.discarded)} for one in learned]
+    # Two batches each, in order; the last finds only one.
+    assert asked == [{"AB", "BA", "CD", "DC"}, {"EF", "FE", "GH", "HG"}, {"IJ", "JI"}]
+
+    def spread(group):
+        rewards = [one.reward for one in group.trajectories]
+        return max(rewards) - min(rewards)
+
+    for one in learned:
+        assert len(one.groups) == 2
+        assert min(map(spread, one.groups)) >= max(map(spread, one.discarded), default=0.0)
+    expected = [np.mean([spread(g) for g in one.groups]) for one in learned]
+    np.testing.assert_allclose(helpers.history(cluster, "spread"), expected)
 
 
 def test_the_short_examples_of_the_page_work(blocks, monkeypatch):

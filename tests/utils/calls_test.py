@@ -8,7 +8,8 @@ import optax
 import pytest
 from flax import nnx
 
-from tunix.rl import algorithm_config, experience, function_registry
+from tunix.rl import algorithm_config, function_registry
+from tunix.rl.collecting import experience
 from tunix.rl.grpo import grpo_config
 from tunix.rl.ppo import ppo_config
 from tunix.sft import peft_trainer

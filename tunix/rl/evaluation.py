@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-from tunix.rl import abstract_reward_manager, experience, prompt_batch, rewards, rl_cluster
+from tunix.rl import abstract_reward_manager, prompt_batch, rewards, rl_cluster
+from tunix.rl.collecting import experience
 from tunix.utils import config as config_lib
 
 RIGHT = 1.0
@@ -107,13 +108,8 @@ def evaluate(
     settings = cluster.config.rollout(rl_cluster.Mode.EVAL)
     if temperature is not None:
         settings = dataclasses.replace(settings, temperature=temperature)
-    output = experience.sample(
-        cluster,
-        batch,
-        mode=rl_cluster.Mode.EVAL,
-        num_samples=num_samples,
-        key=key,
-        rollout_config=settings,
+    output = cluster.generate(
+        batch[prompt_batch.PROMPTS], rollout_config=settings, num_samples=num_samples, key=key
     )
     scored = experience.score(output, batch, reward_fns, num_samples=num_samples)
     return Evaluation(

@@ -1,9 +1,8 @@
 """The loop of reinforcement learning: sample, score, update, sync; log, evaluate, save."""
 
 import abc
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax.numpy as jnp
@@ -18,33 +17,35 @@ from tunix.rl import (
     common,
     completions_log,
     credit,
-    dynamic_sampling,
     evaluation,
-    experience,
     log_ratio,
     packing,
-    partial_collect,
-    partial_rollout,
-    prompt_batch,
     rewards,
     rl_cluster,
     rl_loop,
     rollout_metrics,
-    rollout_turn,
     trajectory,
 )
 from tunix.rl import kl as kl_lib
-from tunix.rl.rollout import base_rollout
+from tunix.rl.collecting import (
+    ahead,
+    collector,
+    experience,
+    partial,
+    rollout_state,
+    sampler,
+    scorer,
+    source,
+)
 from tunix.sft import loss_output, step_handle
+from tunix.utils import config as config_lib
 
 TrainingInputT = Mapping[str, Sequence[Any]]
 """A batch: columns of equal length, ``prompts`` among them."""
 
 RewardFn = rewards.RewardFn
 
-MetricFn = Callable[..., Mapping[str, Any]]
-"""``fn(prompts, completions, rewards, advantages, **columns) -> {name: number}``, or
-``{name: (value, reduce)}``; called once per rollout with one value per completion."""
+MetricFn = scorer.MetricFn
 
 ConfigT = TypeVar("ConfigT", bound=algorithm_config.AlgorithmConfig)
 
@@ -90,12 +91,8 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         )
         self.global_steps = rl_loop.restored_steps(rl_cluster)
         """Rollouts trained on, those before a resume included."""
-        self.carried: Sequence[partial_rollout.Group] = ()
-        """Groups that are not finished; with ``partial_rollout_tokens``."""
-        partial_rollout.check(
-            algo_config.partial_rollout_tokens, self.rollout_config.max_tokens_to_generate
-        )
-        self.turns = rollout_turn.Turns()
+        self.collector = self.make_collector()
+        """How the groups of a step come about."""
 
     @property
     def num_generations(self) -> int:
@@ -111,14 +108,6 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
     def off_policy_steps(self) -> int:
         """How many steps before the newest weights each rollout is sampled with."""
         return self.algo_config.off_policy_steps
-
-    @property
-    def samples_once(self) -> bool:
-        """Whether ``collect`` samples once and draws nothing.
-
-        With ``off_policy_steps`` the next rollout is then sampled while this one is scored.
-        """
-        return self.algo_config.partial_rollout_tokens is None
 
     @property
     def advantage_fn(self) -> advantages_lib.AdvantageFn:
@@ -164,8 +153,11 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             RewardError: If a reward function fails. The last complete step is saved first.
             PromptError: If a prompt is too long; likewise.
         """
+        manager = self.reward_manager
+        if eval_ds is not None and isinstance(manager, rewards.RewardManager):
+            evaluation.accuracy_function(self._training_config, manager.names)
         self.rl_cluster.set_jit(not skip_jit)
-        rl_loop.RLLoop(self, train_ds, eval_ds).run()
+        rl_loop.RLLoop(self.rl_cluster, self, self._source(train_ds), eval_ds).run()
 
     def evaluate(
         self, eval_ds: Iterable[TrainingInputT], *, temperature: float | None = None
@@ -194,14 +186,16 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
             batch: Columns, ``prompts`` among them.
             draw: Returns the next batch of the data, for algorithms that need more than one.
         """
-        with self._turn_of_its_own():
-            collected = self.collect(batch, draw)
+        rollout = self.new_rollout(draw=draw)
+        collected = self.collector.collect(batch, rollout)
+        for metrics in rollout.metrics:
+            self.rl_cluster.buffer_metrics(metrics)
         groups = self.learn(collected)
         with self.rl_cluster.perf.span("sync"):
             self.rl_cluster.sync_weights()
         return groups
 
-    def learn(self, collected: dynamic_sampling.Collected) -> list[trajectory.Group]:
+    def learn(self, collected: collector.Collected) -> list[trajectory.Group]:
         """Train on a rollout, log it, and return its groups; the rollout's weights stay."""
         staleness = rollout_metrics.staleness(collected.groups, self._trainer.train_steps)
         trained = self.assign_credit(list(collected.groups))
@@ -218,22 +212,48 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         self.rl_cluster.buffer_metrics({**collected.metrics, **staleness})
         return groups
 
-    @contextlib.contextmanager
-    def _turn_of_its_own(self) -> Iterator[None]:
-        """Have what is sampled and measured in the body belong to the step in progress."""
-        turn = rollout_turn.Turn(step=self.global_steps, policy_version=self._trainer.train_steps)
-        with self.turns.taking(turn):
-            yield
-        for metrics in turn.metrics:
-            self.rl_cluster.buffer_metrics(metrics)
+    def make_collector(self) -> collector.Collector:
+        """Return how the groups of a step come about, as the settings say."""
+        stretch = self.algo_config.partial_rollout_tokens
+        if stretch is None:
+            return collector.WholeCollector()
+        return partial.PartialCollector(stretch, self.max_completion_length)
 
-    def collect(
-        self, batch: TrainingInputT, draw: Callable[[], TrainingInputT | None]
-    ) -> dynamic_sampling.Collected:
-        """Return the groups of this step; ``draw`` gives further batches of prompts."""
-        if self.algo_config.partial_rollout_tokens is not None:
-            return partial_collect.collect(self, batch, draw)
-        return dynamic_sampling.Collected(groups=self.rollout(batch))
+    def new_rollout(self, **given: Any) -> rollout_state.Rollout:
+        """Return what the collector makes a rollout with, that of the step in progress.
+
+        Args:
+            given: Arguments of :class:`~tunix.rl.collecting.rollout_state.Rollout` by name.
+        """
+        count, cluster = self.num_generations, self.rl_cluster
+        return rollout_state.Rollout(
+            sampler=sampler.Sampler(cluster, self.rollout_config, num_samples=count),
+            scorer=scorer.Scorer(
+                reward_manager=self.reward_manager,
+                advantage_fn=self.advantage_fn,
+                shape_rewards=self.shape_rewards,
+                metric_fns=self.metric_fns,
+                num_samples=count,
+                perf=cluster.perf,
+            ),
+            **{"step": self.global_steps, "policy_version": self._trainer.train_steps, **given},
+        )
+
+    def _source(self, train_ds: Iterable[TrainingInputT]) -> source.RolloutSource:
+        """Return where the rollouts of a training come from."""
+        steps = self.off_policy_steps
+        if steps and self.rl_cluster.config.offload_to_cpu:
+            raise config_lib.ConfigError(
+                type(self).__name__,
+                [
+                    f"off_policy_steps is {steps}, so that models work at the same time, but "
+                    "offload_to_cpu lets them take turns; leave one of them out"
+                ],
+            )
+        made = ahead.AheadSource if steps else source.RolloutSource
+        return made(
+            self.rl_cluster, self.collector, self.new_rollout, train_ds, off_policy_steps=steps
+        )
 
     def assign_credit(self, groups: list[trajectory.Group]) -> list[trajectory.Group]:
         """Return the groups with the advantages that are trained on; here those they have."""
@@ -279,51 +299,6 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         values = np.where(mask, np.asarray(kl_fn(jnp.asarray(logps), jnp.asarray(ref_logps))), 0.0)
         self.rl_cluster.buffer_metrics({"kl": float(values.sum() / mask.sum())})
         return values
-
-    def rollout(self, batch: TrainingInputT, call: int = 0) -> list[trajectory.Group]:
-        """Return the groups of a batch of prompts: sampled, rewarded, with advantages.
-
-        Args:
-            batch: Columns, ``prompts`` among them.
-            call: Which rollout of this step; each draws differently.
-        """
-        turn = self.turns.current
-        if turn is None:
-            with self._turn_of_its_own():
-                return self.rollout(batch, call)
-        columns = prompt_batch.check(batch)
-        self.reward_manager.check_columns([*columns, *prompt_batch.ROLLOUT_COLUMNS])
-        cluster, count = self.rl_cluster, self.num_generations
-        key = cluster.sampling_key(Mode.TRAIN, turn.step, call)
-
-        def generate() -> base_rollout.RolloutOutput:
-            with cluster.perf.span("rollout"):
-                return experience.sample(
-                    cluster, columns, mode=Mode.TRAIN, num_samples=count, key=key
-                )
-
-        sampled = turn.sample(generate, columns[prompt_batch.PROMPTS])
-        return self.score(turn, sampled.output, columns, policy_version=sampled.policy_version)
-
-    def score(
-        self,
-        turn: rollout_turn.Turn,
-        output: base_rollout.RolloutOutput,
-        columns: Mapping[str, Sequence[Any]],
-        *,
-        policy_version: int,
-    ) -> list[trajectory.Group]:
-        """Return completions as groups, rewarded and with advantages."""
-        num_samples = self.num_generations
-        with turn.scoring(), self.rl_cluster.perf.span("score"):
-            scored = experience.score(output, columns, self.reward_manager, num_samples=num_samples)
-            scored = self.shape_rewards(scored)
-            groups = experience.group(
-                scored, self.advantage_fn, num_samples=num_samples, policy_version=policy_version
-            )
-            turn.metrics.append(scored.rewards.costs)
-            turn.metrics += experience.measured(scored, groups, self.metric_fns)
-        return groups
 
     def _update(self, groups: Sequence[trajectory.Group]) -> list[dict[str, float]]:
         """Take all optimizer steps of a rollout and return the metrics of each."""

@@ -1,16 +1,13 @@
 """The loop around a learner's step: data, logging, evaluation, checkpoints, interrupts."""
 
-import operator
 import time
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from tunix.rl import alarms, evaluation, rewards, rl_cluster, rollout_pipeline, rollout_source
+from tunix.rl import alarms, completions_log, evaluation, rl_cluster, trajectory
+from tunix.rl.collecting import collector, source
 from tunix.sft import evaluation as sft_evaluation
 from tunix.sft import interrupt, metrics_logger, progress_bar
-
-if TYPE_CHECKING:
-    from tunix.rl import rl_learner
 
 PHASES = (
     *("rollout", "score", "reference", "values", "train", "sync"),
@@ -33,6 +30,25 @@ SHOWN_METRICS = (
 """Not the policy's loss: in the first update on a rollout it is 0 whatever is learned."""
 
 
+class Learner(Protocol):
+    """What the loop has learn from rollouts."""
+
+    completions_log: completions_log.CompletionsLog
+
+    global_steps: int
+    """Rollouts trained on."""
+
+    def learn(self, collected: collector.Collected) -> Sequence[trajectory.Group]:
+        """Train on a rollout, and return what became of it."""
+        ...
+
+    def evaluate(
+        self, eval_ds: Iterable[Mapping[str, Any]], *, temperature: float | None = None
+    ) -> evaluation.Evaluation:
+        """Return how the policy does."""
+        ...
+
+
 class RLLoop:
     """One call of ``RLLearner.train``.
 
@@ -42,25 +58,17 @@ class RLLoop:
 
     def __init__(
         self,
-        learner: "rl_learner.RLLearner[Any]",
-        train_ds: Iterable[Mapping[str, Any]],
+        cluster: rl_cluster.RLCluster,
+        learner: Learner,
+        rollouts: source.RolloutSource,
         eval_ds: Iterable[Mapping[str, Any]] | None,
     ):
-        self._learner = learner
-        self._cluster = learner.rl_cluster
-        self._trainer = learner.rl_cluster.actor_trainer
-        self._config = learner.rl_cluster.config.training_config
-        is_ahead = learner.off_policy_steps > 0
-        source = rollout_pipeline.RolloutPipeline if is_ahead else rollout_source.RolloutSource
-        self._rollouts = source(learner, train_ds)
-        # Not known where a rollout may draw several batches.
-        self._num_rollouts = operator.length_hint(train_ds) if learner.samples_once else 0
+        self._cluster, self._learner, self._rollouts = cluster, learner, rollouts
+        self._trainer = cluster.actor_trainer
+        self._config = cluster.config.training_config
         is_restored = self._trainer.restored_metadata is not None
         self._rollouts_before = 0 if is_restored else learner.global_steps
         self._eval = None if eval_ds is None else sft_evaluation.EvalData(eval_ds)
-        manager = learner.reward_manager
-        if self._eval is not None and isinstance(manager, rewards.RewardManager):
-            evaluation.accuracy_function(self._config, manager.names)  # before anything is trained
         self._progress: progress_bar.ProgressBar | None = None
         options = self._config.metrics_logging_options
         self._alarms = alarms.AlarmWatch(
@@ -81,7 +89,10 @@ class RLLoop:
             )
             self._expect_steps()
         try:
-            with interrupt.graceful_interrupt() as stop, self._rollouts:
+            with (
+                interrupt.graceful_interrupt() as stop,
+                self._rollouts.running(self._learner.global_steps),
+            ):
                 while not stop.requested and not self._is_complete() and self._step():
                     pass
                 if not stop.requested:
@@ -124,7 +135,7 @@ class RLLoop:
         start = time.perf_counter()
         self._cluster.perf.take()
         try:
-            collected = self._rollouts.next()
+            collected = self._rollouts.next(self._learner.global_steps)
             if collected is None:
                 self._has_ended = True
                 return False
@@ -134,7 +145,7 @@ class RLLoop:
             if self._trainer.train_steps == first_step:
                 self._save_last()
             raise
-        self._rollouts.publish(groups)
+        self._rollouts.publish(self._learner.global_steps, groups)
         num_tokens = sum(t.num_sampled for group in groups for t in group.trajectories)
         self._log_step(first_step, num_tokens, time.perf_counter() - start)
         self._after_step(first_step)
@@ -159,9 +170,9 @@ class RLLoop:
     def _expect_steps(self) -> None:
         """Say how many steps there will be, once it is known how many a rollout takes."""
         taken, steps = self._learner.global_steps, self._trainer.train_steps
-        if self._progress is None or not self._num_rollouts or not taken:
+        if self._progress is None or not (rollouts := self._rollouts.num_rollouts) or not taken:
             return
-        left = self._num_rollouts - (taken - self._rollouts_before)
+        left = rollouts - (taken - self._rollouts_before)
         total, max_steps = steps + round(steps / taken * left), self._config.max_steps
         self._progress.expect(total if max_steps is None else min(total, max_steps))
 
@@ -189,14 +200,15 @@ class RLLoop:
     def _save(self, *, force: bool) -> None:
         """Save, once everything up to here is in the log: what a checkpoint covers is not lost."""
         self._trainer.metrics_logger.flush()
-        self._learner.rl_cluster.save_at(
-            {"global_steps": self._learner.global_steps, **self._rollouts.position()},
+        taken = self._learner.global_steps
+        self._cluster.save_at(
+            {"global_steps": taken, **self._rollouts.position(taken)},
             force=force,
         )
 
     def _save_last(self) -> None:
         """Save the last complete step, unless it is saved or nothing was learned yet."""
-        self._rollouts.finish()
+        self._rollouts.finish(self._learner.global_steps)
         steps = self._trainer.train_steps
         manager = self._trainer.checkpoint_manager
         if manager.is_enabled and steps > 0 and manager.latest_step() != steps:

@@ -8,7 +8,8 @@ from flax import nnx
 from tests.rl import helpers
 from tunix.models import lora
 from tunix.perf import compile_counter
-from tunix.rl import batching, common, experience, rewards, rl_cluster
+from tunix.rl import batching, common, rewards, rl_cluster
+from tunix.rl.collecting import experience
 from tunix.utils import config as config_lib
 
 Mode = rl_cluster.Mode
@@ -21,7 +22,7 @@ def batches(n, prompts=helpers.PROMPTS):
 def sampled_groups(cluster, *, num_samples, prompts=helpers.PROMPTS):
     columns = {"prompts": list(prompts)}
     key = cluster.sampling_key(Mode.TRAIN, 0)
-    output = experience.sample(cluster, columns, mode=Mode.TRAIN, num_samples=num_samples, key=key)
+    output = cluster.generate(columns["prompts"], num_samples=num_samples, key=key)
     manager = rewards.RewardManager(helpers.share_of_fives)
     scored = experience.score(output, columns, manager, num_samples=num_samples)
     return experience.group(scored, lambda r: r + 1.0, num_samples=num_samples, policy_version=0)

@@ -153,7 +153,7 @@ def test_overlong_completions_lose_reward_by_their_tokens():
     )
     learner = dapo_learner.DAPOLearner(cluster, config, reward_fns)
     assert reward_fns == [helpers.share_of_fives]  # the caller's list is the caller's
-    members = [t for group in learner.rollout(BATCH) for t in group.trajectories]
+    members = [t for group in learner.new_rollout().groups(BATCH) for t in group.trajectories]
     for one in members:
         expected = min(0.0, (6 - 3 - len(one.trained_ids)) / 3)
         np.testing.assert_allclose(one.rewards["overlong"], expected)
@@ -172,7 +172,7 @@ def test_the_kl_may_be_charged_before_the_loss(placement):
         advantage_estimator="rloo",
     )
     learner = grpo_learner.GRPOLearner(cluster, config, helpers.share_of_odd_characters)
-    groups = learner.rollout(BATCH)
+    groups = learner.new_rollout().groups(BATCH)
     ref = learner.per_token(groups, cluster.get_ref_per_token_logps)
     charged = learner.assign_credit(groups)
     row = 0
@@ -211,7 +211,7 @@ def test_reinforce_plus_plus_needs_one_completion_of_each_prompt():
     learner = reinforce_plus_plus_learner.ReinforcePlusPlusLearner(
         cluster, RPPConfig(beta=0.0), helpers.share_of_odd_characters
     )
-    groups = learner.assign_credit(learner.rollout(BATCH))
+    groups = learner.assign_credit(learner.new_rollout().groups(BATCH))
     assert [len(group.trajectories) for group in groups] == [1] * 4
     values = np.concatenate([t.token_advantages for g in groups for t in g.trajectories])
     np.testing.assert_allclose([values.mean(), values.std()], [0.0, 1.0], atol=1e-5)

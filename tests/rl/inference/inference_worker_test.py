@@ -74,7 +74,8 @@ def test_without_functions_ppo_asks_the_reward_model():
 
     model = reward_model.RewardModel(helpers.tiny_decoder(num_layers=1), rngs=nnx.Rngs(1))
     cluster = make_cluster(critic=value_model, reward=model)
-    group, other = ppo_learner.PPOLearner(cluster, config).rollout({"prompts": ["AB", "C"]})
+    learner = ppo_learner.PPOLearner(cluster, config)
+    group, other = learner.new_rollout().groups({"prompts": ["AB", "C"]})
     rows = [(g.prompt_ids, g.trajectories[0].trained_ids) for g in (group, other)]
     want = cluster.get_rewards(*zip(*rows, strict=True))
     found = [g.trajectories[0].reward for g in (group, other)]

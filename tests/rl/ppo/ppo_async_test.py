@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from tests.rl import async_run, rl_loop_test
-from tests.rl import rollout_pipeline_test as runs
-from tunix.rl import rl_cluster, rollout_turn
+from tests.rl.collecting import ahead_test as runs
+from tunix.rl import rl_cluster
 
 AHEAD = {"off_policy_steps": 1, "rollout_correction": "truncated-token"}
 LEARNED = ("loss", "grad_norm", "kl", "reward", "staleness", "off_policy_kl", "critic/loss")
@@ -74,10 +74,9 @@ def by_hand(directory, *, steps, ahead, **settings):
     for step in range(steps):
         version = max(0, step - ahead)
         cluster.sync_weights(weights[version])
-        turn = rollout_turn.Turn(step=step, policy_version=version)
-        with learner.turns.taking(turn):
-            collected = learner.collect(async_run.DATA[step], lambda: None)
-        for metrics in turn.metrics:
+        rollout = learner.new_rollout(step=step, policy_version=version)
+        collected = learner.collector.collect(async_run.DATA[step], rollout)
+        for metrics in rollout.metrics:
             cluster.buffer_metrics(metrics)
         learner.learn(collected)
         weights.append(cluster.copy_weights())

@@ -59,7 +59,7 @@ def test_tokens_get_estimates_over_a_reward_at_the_end():
     cluster.critic_trainer.model.value_bias[...] = np.array([0.25], np.float32)
     cluster.critic_trainer._stepper.read_model()
     learner = make_learner(cluster, whiten_advantages=False, gamma=0.9, gae_lambda=0.8)
-    groups = learner.assign_credit(learner.rollout(BATCH))
+    groups = learner.assign_credit(learner.new_rollout().groups(BATCH))
     for member in (one for group in groups for one in group.trajectories):
         rewards = np.zeros((1, len(member.trained_ids)))
         rewards[0, -1] = member.reward
@@ -78,7 +78,7 @@ def test_every_token_pays_for_its_distance_to_the_reference():
     cluster = make_cluster(reference=helpers.tiny_decoder(7))
     settings = {"whiten_advantages": False, "gae_lambda": 1.0, "kl_method": "k1"}
     free = make_learner(cluster, **settings)
-    groups = free.rollout(BATCH)
+    groups = free.new_rollout().groups(BATCH)
     paid = make_learner(cluster, beta=0.5, **settings).assign_credit(groups)
     ref = free.per_token(groups, cluster.get_ref_per_token_logps)
     row = 0
@@ -96,7 +96,7 @@ def test_every_token_pays_for_its_distance_to_the_reference():
 
 def test_advantages_are_whitened_over_the_rollout():
     learner = make_learner(make_cluster())
-    groups = learner.assign_credit(learner.rollout(BATCH))
+    groups = learner.assign_credit(learner.new_rollout().groups(BATCH))
     values = np.concatenate([t.token_advantages for g in groups for t in g.trajectories])
     np.testing.assert_allclose([values.mean(), values.std()], [0.0, 1.0], atol=1e-5)
 
@@ -145,7 +145,7 @@ def test_rewards_are_whitened_before_advantages_are_estimated(shared, mask_trunc
     )
     groups = [
         dataclasses.replace(group, trajectories=[first, *map(as_stopped, others)])
-        for group in learner.rollout(BATCH)
+        for group in learner.new_rollout().groups(BATCH)
         for first, *others in [group.trajectories]
     ]
     members = [one for group in groups for one in group.trajectories]

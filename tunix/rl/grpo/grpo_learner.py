@@ -1,6 +1,6 @@
 """Group-relative policy optimisation: every completion is compared with its prompt's others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -10,13 +10,12 @@ from jaxtyping import Float
 from tunix.rl import (
     common,
     credit,
-    dynamic_sampling,
-    experience,
     rewards,
     rl_cluster,
     rl_learner,
     trajectory,
 )
+from tunix.rl.collecting import collector, dynamic, experience
 from tunix.rl.grpo import grpo_config, grpo_loss
 from tunix.sft import loss_output
 from tunix.utils import config as config_lib
@@ -74,24 +73,15 @@ class GRPOLearner(rl_learner.RLLearner[ConfigT]):
         """Whether a sequence of advantage 0 is known to have no loss and no gradient."""
         return self.algo_config.skips_dead_sequences
 
-    @property
-    def samples_once(self) -> bool:
-        """Whether a step takes one batch of prompts, whatever becomes of it."""
-        return super().samples_once and not self.algo_config.dynamic_sampling
-
     def loss_fn(self, model: nnx.Module, batch: common.PolicyBatch) -> loss_output.LossOutput:
         """Return the GRPO loss of one micro-batch."""
         return grpo_loss.grpo_loss(model, batch, config=self.algo_config)
 
-    def collect(
-        self, batch: TrainingInputT, draw: Callable[[], TrainingInputT | None]
-    ) -> dynamic_sampling.Collected:
-        """Return the groups of this step, without dead ones where that is asked for."""
-        if not self.algo_config.dynamic_sampling:
-            return super().collect(batch, draw)
-        return dynamic_sampling.collect(
-            batch, draw, self.rollout, max_rounds=self.algo_config.max_sampling_rounds
-        )
+    def make_collector(self) -> collector.Collector:
+        """Return how the groups of a step come about: without dead ones where that is asked for."""
+        if self.algo_config.dynamic_sampling:
+            return dynamic.DynamicCollector(self.algo_config.max_sampling_rounds)
+        return super().make_collector()
 
     def shape_rewards(self, scored: experience.Scored) -> experience.Scored:
         """Return the completions with the reward of their length added, if there is one."""

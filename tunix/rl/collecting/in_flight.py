@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunix.generate import completion
-from tunix.rl import partial_rollout, ragged_json, rollout_turn
+from tunix.rl import ragged_json
+from tunix.rl.collecting import partial_rollout, rollout_state
 from tunix.rl.rollout import base_rollout
 
 
@@ -27,7 +28,7 @@ class InFlight:
     """Metrics of what the data observed just before it."""
     carried: Sequence[partial_rollout.Group] = ()
     """Groups that rollouts before it have left unfinished."""
-    sampled: Sequence[rollout_turn.Sampled] = ()
+    sampled: Sequence[rollout_state.Sampled] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as something that JSON can hold."""
@@ -48,7 +49,7 @@ class InFlight:
         return cls(**{**saved, "carried": carried, "sampled": sampled})
 
 
-def _sampled_to_json(one: rollout_turn.Sampled) -> dict[str, Any]:
+def _sampled_to_json(one: rollout_state.Sampled) -> dict[str, Any]:
     output = one.output
     return {
         "policy_version": one.policy_version,
@@ -63,7 +64,7 @@ def _sampled_to_json(one: rollout_turn.Sampled) -> dict[str, Any]:
     }
 
 
-def _sampled_from_json(saved: Mapping[str, Any]) -> rollout_turn.Sampled:
+def _sampled_from_json(saved: Mapping[str, Any]) -> rollout_state.Sampled:
     rows = zip(
         ragged_json.decode(saved["token_ids"]),
         ragged_json.decode(saved["logps"]),
@@ -83,4 +84,4 @@ def _sampled_from_json(saved: Mapping[str, Any]) -> rollout_turn.Sampled:
         text=saved["text"],
         has_logprobs=saved["has_logprobs"],
     )
-    return rollout_turn.Sampled(output=output, policy_version=saved["policy_version"])
+    return rollout_state.Sampled(output=output, policy_version=saved["policy_version"])

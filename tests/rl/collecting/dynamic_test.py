@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tests.rl import helpers
-from tunix.rl import dynamic_sampling
+from tunix.rl.collecting import dynamic
 
 LIVE, DEAD = [1.0, -1.0], [0.0, 0.0]
 
@@ -25,13 +25,16 @@ def run(rounds, *, max_rounds=10):
     rest = iter(batches[1:])
     calls = []
 
-    def rollout(columns, call):
-        calls.append((columns["prompts"][0], call))
-        return [with_rewards(group) for group in helpers.make_groups(rounds[call], seed=call)]
+    class Scripted:
+        def draw(self):
+            return next(rest, None)
 
-    found = dynamic_sampling.collect(
-        batches[0], lambda: next(rest, None), rollout, max_rounds=max_rounds
-    )
+        def groups(self, columns):
+            call = len(calls)
+            calls.append((columns["prompts"][0], call))
+            return [with_rewards(group) for group in helpers.make_groups(rounds[call], seed=call)]
+
+    found = dynamic.DynamicCollector(max_rounds).collect(batches[0], Scripted())
     return found, calls, list(rest)
 
 
@@ -78,12 +81,12 @@ def test_without_any_signal_the_step_is_taken_and_has_none():
 
 def test_a_group_that_differs_in_length_alone_has_no_signal():
     (group,) = helpers.make_groups([[-0.1, -0.7]])
-    assert not dynamic_sampling.has_signal(with_rewards(group, shaping=[-0.1, -0.7]))
-    assert dynamic_sampling.has_signal(with_rewards(group, shaping=[-0.1, -0.6]))
-    assert dynamic_sampling.has_signal(with_rewards(group))
+    assert not dynamic.has_signal(with_rewards(group, shaping=[-0.1, -0.7]))
+    assert dynamic.has_signal(with_rewards(group, shaping=[-0.1, -0.6]))
+    assert dynamic.has_signal(with_rewards(group))
 
 
 def test_rewards_that_are_shaped_alike_are_alike_but_for_rounding():
     (group,) = helpers.make_groups([[0.1 - 0.1, 0.1 - 0.7]])
     assert (0.1 - 0.1) + 0.1 != (0.1 - 0.7) + 0.7
-    assert not dynamic_sampling.has_signal(with_rewards(group, shaping=[-0.1, -0.7]))
+    assert not dynamic.has_signal(with_rewards(group, shaping=[-0.1, -0.7]))

@@ -7,7 +7,6 @@ prefilled again, and keep the log-probabilities and the version of the policy th
 """
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,10 +19,10 @@ from tunix.rl import ragged_json
 from tunix.utils import config as config_lib
 
 GenerateFn = Callable[
-    [Sequence[Int[np.ndarray, " T"]], int, int], tuple[Sequence[completion.Completion], int]
+    [Sequence[Int[np.ndarray, " T"]], int], tuple[Sequence[completion.Completion], int]
 ]
-"""``fn(token_ids, num_samples, call)`` returns the next stretch of each sample, and the version of
-the policy that drew it."""
+"""``fn(token_ids, num_samples)`` returns the next stretch of each sample, and the version of the
+policy that drew it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,13 +90,13 @@ class Group:
         return all(sample.finish_reason is not None for sample in self.samples)
 
 
-def check(stretch: int | None, limit: int) -> None:
+def check(stretch: int, limit: int) -> None:
     """Raise if completions of at most ``limit`` tokens are no whole number of stretches.
 
     Raises:
         ConfigError: Then; an engine draws stretches of one length.
     """
-    if stretch is not None and limit % stretch:
+    if limit % stretch:
         raise config_lib.ConfigError(
             "partial_rollout_tokens",
             [f"max_tokens_to_generate {limit} is not a multiple of it, {stretch}; change one"],
@@ -118,16 +117,14 @@ def finish(
     Returns:
         The oldest finished groups, at most ``wanted``, and all others.
     """
-    groups, calls = list(pool), itertools.count()
+    groups = list(pool)
     while sum(group.is_finished for group in groups) < min(wanted, len(groups)):
-        groups = _advanced(groups, generate, calls, limit)
+        groups = _advanced(groups, generate, limit)
     taken = [i for i, group in enumerate(groups) if group.is_finished][:wanted]
     return [groups[i] for i in taken], tuple(g for i, g in enumerate(groups) if i not in taken)
 
 
-def _advanced(
-    groups: Sequence[Group], generate: GenerateFn, calls: "itertools.count[int]", limit: int
-) -> list[Group]:
+def _advanced(groups: Sequence[Group], generate: GenerateFn, limit: int) -> list[Group]:
     """Return the groups with a stretch more of all that is unfinished."""
     samples = [list(group.samples) for group in groups]
     fresh = [g for g, group in enumerate(groups) if group.is_fresh]
@@ -135,7 +132,7 @@ def _advanced(
         # One prefill for all samples of a prompt.
         count = len(groups[fresh[0]].samples)
         prompts = [groups[g].prompt_ids for g in fresh]
-        stretches, version = generate(prompts, count, next(calls))
+        stretches, version = generate(prompts, count)
         for i, stretch in enumerate(stretches):
             g, s = fresh[i // count], i % count
             samples[g][s] = samples[g][s].continued(stretch, version, limit)
@@ -147,7 +144,7 @@ def _advanced(
     ]
     if going_on:
         prompts = [np.append(groups[g].prompt_ids, samples[g][s].token_ids) for g, s in going_on]
-        stretches, version = generate(prompts, 1, next(calls))
+        stretches, version = generate(prompts, 1)
         for (g, s), stretch in zip(going_on, stretches, strict=True):
             samples[g][s] = samples[g][s].continued(stretch, version, limit)
     return [

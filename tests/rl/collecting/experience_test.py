@@ -3,7 +3,8 @@ import pytest
 
 from tests.rl import helpers
 from tunix.generate import completion
-from tunix.rl import experience, rewards
+from tunix.rl import rewards
+from tunix.rl.collecting import experience
 from tunix.rl.rollout import base_rollout
 
 

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from tests.rl import helpers, rl_loop_test
-from tests.rl import rollout_pipeline_test as runs
+from tests.rl.collecting import ahead_test as runs
 from tunix.generate import completion
-from tunix.rl import partial_rollout
+from tunix.rl.collecting import partial_rollout
 from tunix.rl.grpo import grpo_config
 from tunix.utils import config as config_lib
 
@@ -33,8 +33,8 @@ class Script:
     def __init__(self, lengths):
         self.lengths, self.calls = lengths, []
 
-    def __call__(self, prompts, num_samples, call):
-        self.calls.append(([len(p) for p in prompts], num_samples, call))
+    def __call__(self, prompts, num_samples):
+        self.calls.append(([len(p) for p in prompts], num_samples))
         stretches = []
         for prompt in prompts:
             for sample in range(num_samples):
@@ -58,10 +58,10 @@ def test_what_is_finished_first_is_taken_and_the_rest_goes_on_where_it_was():
     engine = Script({"a": [1, 5], "b": [2, 1], "c": [9, 3]})
     taken, pool = partial_rollout.finish([group(n) for n in "abc"], engine, wanted=1, limit=6)
     assert [one.prompt for one in taken] == ["b"] and [one.prompt for one in pool] == ["a", "c"]
-    assert engine.calls == [([1, 1, 1], 2, 0)]
+    assert engine.calls == [([1, 1, 1], 2)]
     taken, pool = partial_rollout.finish(pool, engine, wanted=1, limit=6)
     # "a" needs two stretches more, in which "c" reaches its limit of 6 of 9 tokens.
-    assert engine.calls[1:] == [([3, 3, 3], 1, 0), ([5, 5], 1, 1)]
+    assert engine.calls[1:] == [([3, 3, 3], 1), ([5, 5], 1)]
     assert [one.prompt for one in taken] == ["a"] and [one.prompt for one in pool] == ["c"]
     short, long = taken[0].samples
     assert (short.token_ids.tolist(), short.finish_reason) == ([0], "stop")

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int
 
 from tunix.rl import (
     abstract_reward_manager,
     prompt_batch,
     reward_shaping,
     rewards,
-    rl_cluster,
     trajectory,
 )
 from tunix.rl import advantages as advantages_lib
@@ -30,25 +29,6 @@ class Scored:
     columns: Mapping[str, Sequence[Any]]
     """Columns of the data, one value per completion, and those of the rollout."""
     rewards: rewards.RewardResult
-
-
-def sample(
-    cluster: rl_cluster.RLCluster,
-    batch: Mapping[str, Sequence[Any]],
-    *,
-    mode: rl_cluster.Mode,
-    num_samples: int,
-    key: PRNGKeyArray,
-    rollout_config: base_rollout.RolloutConfig | None = None,
-) -> base_rollout.RolloutOutput:
-    """Return ``num_samples`` completions of every prompt of a checked batch."""
-    return cluster.generate(
-        batch[prompt_batch.PROMPTS],
-        mode=mode,
-        num_samples=num_samples,
-        key=key,
-        rollout_config=rollout_config,
-    )
 
 
 def score(

@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 
 from tests.rl import helpers, rl_loop_test
-from tunix.rl import (
-    algorithm_config,
-    curriculum,
-    dynamic_sampling,
-    rewards,
-    rl_cluster,
-    rollout_pipeline,
-    rollout_source,
-    rollout_turn,
-)
+from tunix.rl import algorithm_config, curriculum, rewards, rl_cluster
+from tunix.rl.collecting import ahead as ahead_lib
+from tunix.rl.collecting import collector, source
 from tunix.sft import interrupt
 from tunix.utils import config as config_lib
 from tunix.utils import json_lines
@@ -96,10 +89,9 @@ def by_hand(directory, *, steps, ahead):
     for step in range(steps):
         version = max(0, step - ahead)
         cluster.sync_weights(weights[version])
-        turn = rollout_turn.Turn(step=step, policy_version=version)
-        with learner.turns.taking(turn):
-            collected = learner.collect(next(data), lambda: None)
-        for metrics in turn.metrics:
+        rollout = learner.new_rollout(step=step, policy_version=version)
+        collected = learner.collector.collect(next(data), rollout)
+        for metrics in rollout.metrics:
             cluster.buffer_metrics(metrics)
         learner.learn(collected)
         weights.append(cluster.actor_trainer.copy_weights())
@@ -122,7 +114,7 @@ def test_each_rollout_is_sampled_with_weights_of_one_age(one_behind, tmp_path):
 
 def test_through_the_threads_but_without_staleness_it_is_the_synchronous_run(tmp_path, monkeypatch):
     train(tmp_path / "plain", steps=3, ahead=0)
-    monkeypatch.setattr(rollout_source, "RolloutSource", rollout_pipeline.RolloutPipeline)
+    monkeypatch.setattr(source, "RolloutSource", ahead_lib.AheadSource)
     train(tmp_path / "threads", steps=3, ahead=0)
     assert_equal_runs(tmp_path / "threads", tmp_path / "plain")
     waits = json_lines.read(tmp_path / "threads" / "metrics.jsonl")
@@ -275,16 +267,29 @@ def test_dynamic_sampling_draws_in_order_and_resumes(tmp_path):
     assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_learner_that_draws_more_must_say_so():
-    cluster = helpers.make_cluster()
-    learner = helpers.make_learner(cluster, off_policy_steps=1)
-    learner.collect = lambda batch, draw: dynamic_sampling.Collected(groups=draw())
-    with pytest.raises(RuntimeError, match="let its samples_once return False"):
-        learner.train(rl_loop_test.prompt_batches())
-    learner.collect = lambda batch, draw: dynamic_sampling.Collected(
-        groups=learner.rollout(batch) + learner.rollout(batch, 1)
-    )
-    with pytest.raises(RuntimeError, match="collect samples more than once"):
+class ReleasesFirst(collector.Collector):
+    """Gives the engine away and wants it back."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def collect(self, batch, rollout):
+        rollout.release()
+        return collector.Collected(groups=self.then(rollout, batch))
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(lambda rollout, batch: rollout.draw(), id="draw"),
+        pytest.param(lambda rollout, batch: rollout.groups(batch), id="sample"),
+    ],
+)
+def test_nothing_is_drawn_or_sampled_after_the_engine_was_released(then, ahead):
+    learner = helpers.make_learner(helpers.make_cluster(), off_policy_steps=ahead)
+    learner.collector = ReleasesFirst(then)
+    with pytest.raises(RuntimeError, match=r"draws or samples after it has called release\(\)"):
         learner.train(rl_loop_test.prompt_batches())
 
 
@@ -318,14 +323,14 @@ def test_negative_staleness_is_refused():
 
 CHILD = """
 import pathlib, sys
-from tests.rl import rollout_pipeline_test
-rollout_pipeline_test.train(pathlib.Path(sys.argv[1]), steps=6, every=2, ahead=int(sys.argv[2]))
+from tests.rl.collecting import ahead_test
+ahead_test.train(pathlib.Path(sys.argv[1]), steps=6, every=2, ahead=int(sys.argv[2]))
 """
 
 
 def assert_survives_kill_9(directory, expected, *, killed_in_step, ahead):
     command = [sys.executable, "-c", CHILD, str(directory), str(ahead)]
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     child = subprocess.Popen(command, cwd=root)
     try:
         rl_loop_test.wait_for_step(child, directory / "completions.jsonl", killed_in_step)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 
 from tunix.generate import completion
-from tunix.rl import in_flight, rollout_turn
+from tunix.rl.collecting import in_flight, rollout_state
 from tunix.rl.rollout import base_rollout
 
 
@@ -29,7 +29,7 @@ def test_what_was_sampled_comes_back_from_json_bit_for_bit():
         batches=5,
         data_state={"state": {"draws": 5}},
         observed={"curriculum_seen": 0.1},
-        sampled=[rollout_turn.Sampled(output=output, policy_version=3)],
+        sampled=[rollout_state.Sampled(output=output, policy_version=3)],
     )
     back = in_flight.InFlight.from_json(json.loads(json.dumps(flight.to_json())))
     (sampled,) = back.sampled

@@ -1,0 +1,1 @@
+"""How the trajectories of a step come about."""
