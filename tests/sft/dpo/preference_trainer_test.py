@@ -206,7 +206,10 @@ def test_precomputed_reference_log_probabilities_are_those_of_the_reference(kind
     else:
         config = kto_trainer.KTOTrainingConfig(**LOOP)
         trainer = kto_trainer.KTOTrainer(one_layer(), one_layer(1), optax.sgd(0.1), config)
-    assert trainer.evaluate([ahead]) == pytest.approx(trainer.evaluate([live]), rel=1e-6)
+    # A reward is 0.1 times the difference of two sums below 32, which batches of other sizes round
+    # differently in their last bit.
+    expected = pytest.approx(trainer.evaluate([live]), rel=1e-6, abs=0.1 * 2**-19)
+    assert trainer.evaluate([ahead]) == expected
 
 
 def test_a_file_of_reference_log_probabilities_is_read_and_checked(tmp_path):
