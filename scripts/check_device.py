@@ -51,7 +51,7 @@ from tunix.generate import engine as engine_lib
 from tunix.generate import sampling_params
 from tunix.models import dummy_model_creator, flops, lora
 from tunix.models.llama3 import model as llama3
-from tunix.ops import attention, cached_attention
+from tunix.ops import attention, cached_attention, visibility
 from tunix.perf import compile_counter, machine
 from tunix.rl.rollout import mock_rollout
 
@@ -166,7 +166,7 @@ def kernels(precision: str) -> Numbers:
     q, g = normal(1, length, heads, width), normal(1, length, heads, width)
     k, v = normal(1, length, keys, width), normal(1, length, keys, width)
     segments = jnp.asarray(np.repeat([[1, 2, 0]], [900, 1304, 100], axis=1).astype(np.int32))
-    packed = {"segment_ids": segments, "softcap": 20.0}
+    packed = {"visibility": visibility.Visibility(segment_ids=segments), "softcap": 20.0}
     rules: Any = {"causal": {}, "window": {"window": 100}, "packed": packed}
     how: Any = {"scale": width**-0.5, "precision": precision}
     found = {}

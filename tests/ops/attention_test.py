@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix.ops import attention
+from tunix.ops import attention, visibility
 
 BATCH, HEAD_DIM, SCALE = 2, 8, 0.3
 HEADS = {"MHA": (4, 4), "GQA": (6, 2), "MQA": (3, 1)}
@@ -23,6 +23,19 @@ def qkv(length, heads=(6, 2), batch=BATCH, seed=0):
     counts = (heads[0], heads[1], heads[1])
     return tuple(
         jnp.asarray(rng.normal(size=(batch, length, n, HEAD_DIM)), jnp.float32) for n in counts
+    )
+
+
+def attend(q, k, v, *, window=None, softcap=None, precision="exact", **rules):
+    return attention.attend(
+        q,
+        k,
+        v,
+        visibility.Visibility(**rules),
+        scale=SCALE,
+        window=window,
+        softcap=softcap,
+        precision=precision,
     )
 
 
@@ -67,7 +80,7 @@ def assert_same_function(ours, reference, args, atol=3e-6):
 def test_causal_attention_of_every_head_layout(heads, length):
     mask = visible_by_rule(length)
     assert_same_function(
-        lambda q, k, v: attention.attend(q, k, v, positions=None, scale=SCALE, precision="exact"),
+        lambda q, k, v: attend(q, k, v, precision="exact"),
         lambda q, k, v: naive(q, k, v, mask),
         qkv(length, heads),
     )
@@ -81,13 +94,12 @@ def test_a_window_counts_back_from_the_query(window, given):
     positions = np.stack([np.arange(length), np.r_[np.arange(6), np.arange(4, 17)]])
     mask = visible_by_rule(length, positions=positions if given else None, window=window)
     assert_same_function(
-        lambda q, k, v: attention.attend(
+        lambda q, k, v: attend(
             q,
             k,
             v,
             positions=jnp.asarray(positions) if given else None,
             window=window,
-            scale=SCALE,
             precision="exact",
         ),
         lambda q, k, v: naive(q, k, v, mask),
@@ -97,7 +109,7 @@ def test_a_window_counts_back_from_the_query(window, given):
 
 def test_a_window_of_one_returns_the_own_value():
     q, k, v = qkv(11, (2, 2))
-    out = attention.attend(q, k, v, positions=None, window=1, scale=SCALE, precision="exact")
+    out = attend(q, k, v, window=1, precision="exact")
     np.testing.assert_allclose(out, v, rtol=1e-6)
 
 
@@ -106,9 +118,7 @@ def test_softcap_bounds_scores_before_the_mask(length):
     q, k, v = qkv(length)
     mask = visible_by_rule(length)
     assert_same_function(
-        lambda q, k, v: attention.attend(
-            q, k, v, positions=None, scale=SCALE, softcap=0.8, precision="exact"
-        ),
+        lambda q, k, v: attend(q, k, v, softcap=0.8, precision="exact"),
         lambda q, k, v: naive(q, k, v, mask, softcap=0.8),
         (3 * q, k, v),
     )
@@ -131,7 +141,7 @@ def test_packed_rows_follow_the_segment_rule(prefixes, window):
     positions = np.tile(np.arange(length) % 7, (2, 1))
     mask = visible_by_rule(length, 2, positions, SEGMENTS, prefixes, window)
     assert_same_function(
-        lambda q, k, v: attention.attend(
+        lambda q, k, v: attend(
             q,
             k,
             v,
@@ -139,7 +149,6 @@ def test_packed_rows_follow_the_segment_rule(prefixes, window):
             segment_ids=jnp.asarray(SEGMENTS),
             prefix_ids=None if prefixes is None else jnp.asarray(prefixes),
             window=window,
-            scale=SCALE,
             precision="exact",
         ),
         lambda q, k, v: naive(q, k, v, mask),
@@ -156,19 +165,49 @@ def test_a_span_sees_itself_whole(window):
         if spans[b, i] == spans[b, j] != 0 and SEGMENTS[b][i] == SEGMENTS[b][j] != 0:
             mask[b, i, j] = True
     assert_same_function(
-        lambda q, k, v: attention.attend(
+        lambda q, k, v: attend(
             q,
             k,
             v,
             segment_ids=jnp.asarray(SEGMENTS),
             span_ids=jnp.asarray(spans),
             window=window,
-            scale=SCALE,
             precision="exact",
         ),
         lambda q, k, v: naive(q, k, v, mask),
         qkv(length),
     )
+
+
+@pytest.mark.parametrize("length", [6, 20], ids=["one tile", "several tiles"])
+def test_permuted_tokens_give_permuted_outputs_and_gradients(length):
+    rng = np.random.default_rng(4)
+    segments = np.sort(rng.integers(0, 4, (BATCH, length)), axis=1)
+    positions, spans = rng.integers(0, 9, (2, BATCH, length))
+    rules = {"positions": positions, "segment_ids": segments, "span_ids": spans * (spans < 3)}
+    rules["prefix_ids"] = rng.integers(0, 4, (BATCH, length))
+    rules["order"] = np.tile(np.arange(length), (BATCH, 1))
+    mask = rng.random((BATCH, length, length)) < 0.8
+    places = np.stack([rng.permutation(length) for _ in range(BATCH)])
+    rows = np.arange(BATCH)[:, None]
+
+    @jax.jit
+    def run(args, g, rules, mask):
+        out, pull = jax.vjp(lambda *args: attend(*args, window=5, mask=mask, **rules), *args)
+        return out, *pull(g)
+
+    args = qkv(length)
+    expected = run(args, args[0], rules, mask)
+    unordered = run(args, args[0], {k: v for k, v in rules.items() if k != "order"}, mask)
+    found = run(
+        [x[rows, places] for x in args],
+        args[0][rows, places],
+        {name: x[rows, places] for name, x in rules.items()},
+        mask[rows[..., None], places[:, :, None], places[:, None]],
+    )
+    for a, b, c in zip(found, expected, unordered, strict=True):
+        np.testing.assert_allclose(a, b[rows, places], atol=1e-5)
+        np.testing.assert_allclose(b, c, atol=1e-6)
 
 
 def test_completions_packed_behind_their_prompt_equal_separate_rows():
@@ -179,13 +218,13 @@ def test_completions_packed_behind_their_prompt_equal_separate_rows():
     positions = jnp.concatenate([jnp.arange(prompt + first), jnp.arange(prompt, prompt + second)])[
         None
     ]
-    options = {"scale": SCALE, "window": 6, "precision": "exact"}
-    packed = attention.attend(
+    options = {"window": 6, "precision": "exact"}
+    packed = attend(
         q, k, v, positions=positions, segment_ids=segments, prefix_ids=prefixes, **options
     )
     for start, size in ((prompt, first), (prompt + first, second)):
         own = np.r_[np.arange(prompt), np.arange(start, start + size)]
-        alone = attention.attend(q[:, own], k[:, own], v[:, own], positions=None, **options)
+        alone = attend(q[:, own], k[:, own], v[:, own], **options)
         np.testing.assert_allclose(packed[:, own], alone, atol=1e-6)
 
 
@@ -196,9 +235,7 @@ def test_padding_is_exactly_zero_forward_and_backward(length, precision):
     segments = jnp.asarray(np.stack([np.arange(length) < 4, np.zeros(length)]), jnp.int32)
 
     def out(q, k, v):
-        return attention.attend(
-            q, k, v, positions=None, segment_ids=segments, scale=SCALE, precision=precision
-        )
+        return attend(q, k, v, segment_ids=segments, precision=precision)
 
     values, pull = jax.vjp(jax.jit(out), q, k, v)
     np.testing.assert_array_equal(values[0, 4:], 0.0)
@@ -217,9 +254,7 @@ def test_tiles_are_skipped_only_where_nothing_is_visible():
     @jax.jit
     def both(args, rules, mask, g):
         out, pull = jax.vjp(
-            lambda *args: attention.attend(
-                *args, **rules, window=9, scale=SCALE, precision="exact"
-            ),
+            lambda *args: attend(*args, **rules, window=9, precision="exact"),
             *args,
         )
         expected, expected_pull = jax.vjp(lambda *args: naive(*args, mask), *args)
@@ -250,13 +285,11 @@ def test_an_attention_mask_restricts_further():
     extra[1, 4] = False  # sees nothing
     mask = visible_by_rule(length) & extra
     assert_same_function(
-        lambda q, k, v: attention.attend(
+        lambda q, k, v: attend(
             q,
             k,
             v,
-            positions=None,
-            attention_mask=jnp.asarray(extra),
-            scale=SCALE,
+            mask=jnp.asarray(extra),
             precision="exact",
         ),
         lambda q, k, v: naive(q, k, v, mask),
@@ -269,7 +302,7 @@ def test_fast_mode_stays_within_bfloat16_error(length):
     args = qkv(length)
 
     def total(precision, *args):
-        return attention.attend(*args, positions=None, scale=SCALE, precision=precision)
+        return attend(*args, precision=precision)
 
     out, pull = jax.vjp(lambda *a: total("fast", *a), *args)
     expected, expected_pull = jax.vjp(lambda *a: total("exact", *a), *args)
@@ -286,7 +319,7 @@ def test_scores_of_long_rows_are_never_held_at_once(precision, monkeypatch):
     shapes = [jax.ShapeDtypeStruct((1, length, 4, 8), jnp.float32)] * 3
 
     def loss(q, k, v):
-        return attention.attend(q, k, v, positions=None, scale=SCALE, precision=precision).sum()
+        return attend(q, k, v, precision=precision).sum()
 
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*shapes).compile()
     all_scores = 4 * 4 * length * length
@@ -319,12 +352,10 @@ def test_chunks_are_equal_and_their_tiles_fit_the_cache(
 def test_heads_that_do_not_divide_are_refused():
     q, k, v = qkv(4, (3, 2))
     with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
-        attention.attend(q, k, v, positions=None, scale=SCALE, precision="exact")
+        attend(q, k, v, precision="exact")
 
 
 def test_prefixes_without_segments_are_refused():
     q, k, v = qkv(4)
     with pytest.raises(ValueError, match="need segment_ids"):
-        attention.attend(
-            q, k, v, prefix_ids=jnp.ones((2, 4), jnp.int32), scale=SCALE, precision="exact"
-        )
+        attend(q, k, v, prefix_ids=jnp.ones((2, 4), jnp.int32), precision="exact")

@@ -4,24 +4,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix.ops import attention_tiles
+from tunix.ops import attention_tiles, visibility
 
 CHUNKS, SIZE = 6, 4
 TOKENS = CHUNKS * SIZE
 
 
-def rules_of(positions=None, segments=None, prefixes=None, window=None, spans=None):
+def rules_of(positions=None, segments=None, prefixes=None, window=None, spans=None, order=None):
     def cut(x):
         if x is None:
             return None
         return jnp.asarray(np.reshape(x, (-1, CHUNKS, SIZE)).swapaxes(0, 1), jnp.int32)
 
     return attention_tiles.Rules(
-        positions=cut(positions),
-        segment_ids=cut(segments),
-        prefix_ids=cut(prefixes),
-        span_ids=cut(spans),
-        attention_mask=None,
+        tokens=visibility.Visibility(
+            positions=cut(positions),
+            segment_ids=cut(segments),
+            prefix_ids=cut(prefixes),
+            span_ids=cut(spans),
+            order=cut(order),
+        ),
+        mask=None,
         window=None if window is None else jnp.int32(window),
     )
 
@@ -34,7 +37,7 @@ def visited(plan):
     """Return the planned pairs as an ``[n, n]`` array of booleans."""
     grid = np.zeros((CHUNKS, CHUNKS), bool)
     for i in range(CHUNKS):
-        grid[i, np.asarray(plan.order)[i, : int(plan.counts[i])]] = True
+        grid[i, np.asarray(plan.others)[i, : int(plan.counts[i])]] = True
     return grid
 
 
@@ -79,7 +82,7 @@ def test_completions_visit_their_prompt_and_themselves():
     prefixes = [[0] * 4 + [1] * 16 + [0] * 4]
     plan = attention_tiles.plan(rules_of(segments=segments, prefixes=prefixes), tiling_of())
     assert np.asarray(plan.counts).tolist() == [1, 2, 3, 2, 3, 0]
-    assert np.asarray(plan.order)[4, :3].tolist() == [0, 3, 4]
+    assert np.asarray(plan.others)[4, :3].tolist() == [0, 3, 4]
     keys_first = attention_tiles.plan(
         rules_of(segments=segments, prefixes=prefixes), tiling_of(), keys_first=True
     )
@@ -94,6 +97,15 @@ def test_a_span_reaches_forward_and_over_the_window():
     np.testing.assert_array_equal(visited(plan), expected)
 
 
+def test_chunks_of_a_zigzag_visit_what_comes_before_them():
+    # Chunks 0 to 5 of the sequence lie as 0 5 1 4 2 3.
+    blocks = np.array([0, 5, 1, 4, 2, 3])
+    order = (blocks[:, None] * SIZE + np.arange(SIZE)).reshape(1, -1)
+    plan = attention_tiles.plan(rules_of(order=order), tiling_of())
+    np.testing.assert_array_equal(visited(plan), blocks[None] <= blocks[:, None])
+    np.testing.assert_array_equal(plan.is_open, blocks[None] < blocks[:, None])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_skipped_tiles_hide_everything_and_open_ones_nothing(seed):
     rng = np.random.default_rng(seed)
@@ -104,6 +116,7 @@ def test_skipped_tiles_hide_everything_and_open_ones_nothing(seed):
         prefixes=rng.integers(0, 6, (2, TOKENS)),
         spans=np.sort(rng.integers(0, 9, (2, TOKENS)), axis=1) * (seed > 2),
         window=12,
+        order=rng.permuted(np.tile(np.arange(TOKENS), (2, 1)), axis=1) if seed > 1 else None,
     )
     tiling = tiling_of(group=2)
     plan = attention_tiles.plan(rules, tiling)

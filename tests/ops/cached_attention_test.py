@@ -48,9 +48,7 @@ def filled(k, v, dtype=jnp.float32):
 def test_cached_attention_equals_the_end_of_the_row(heads, new, window):
     size, lengths = 14, np.array([0, 6, 14 - new])
     q, k, v = qkv(size, heads, batch=3)
-    whole = attention.attend(
-        q, k, v, positions=None, scale=SCALE, window=window, softcap=2.0, precision="exact"
-    )
+    whole = attention.attend(q, k, v, scale=SCALE, window=window, softcap=2.0, precision="exact")
     rows = np.arange(3)[:, None]
     slots = lengths[:, None] + np.arange(new)
     cached = jax.jit(

@@ -68,7 +68,9 @@ def test_logits_of_half_precision_are_normalised_in_full_precision():
 
     found = common.policy_logps(Foreign(halved), batch, with_entropy=True)
     assert found.logps.dtype == found.entropy.dtype == jnp.float32
-    logits, _ = halved(batch.tokens, batch.positions, None, common.attention_mask(batch))
+    logits, _ = halved(
+        batch.tokens, batch.positions, None, batch.visibility.dense_mask(batch.tokens.shape)
+    )
     exact = np.asarray(logits, np.float64).reshape(-1, logits.shape[-1])[batch.source] / 0.7
     exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
     expected = np.take_along_axis(exact, np.asarray(batch.targets)[:, None], axis=-1)[:, 0]

@@ -66,8 +66,8 @@ class TinyModel(nnx.Module):
 
 
 class TinyCritic(TinyModel):
-    def __call__(self, tokens, positions, *, segment_ids, prefix_ids):
-        return super().__call__(tokens, positions, None, None)[0][..., 0]
+    def __call__(self, tokens, visibility):
+        return super().__call__(tokens, visibility.positions, None, None)[0][..., 0]
 
 
 def sums_of(objective, model, batches):

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tunix.data import preference_tokens
+from tunix.ops import visibility as visibility_lib
 
 
 @flax.struct.dataclass
@@ -39,6 +40,11 @@ class AnswerRows:
     """How many tokens of each answer count; 0 where there is none."""
     ends: Int[Array, "R A"] | None = None
     """Index in the row of the last token of each answer, where last tokens are laid down."""
+
+    @property
+    def visibility(self) -> visibility_lib.Visibility:
+        """Where the tokens stand and whom they see."""
+        return visibility_lib.Visibility(self.positions, self.segment_ids, self.prefix_ids)
 
 
 @flax.struct.dataclass

@@ -6,12 +6,15 @@ long rows. Axes: ``B`` rows, ``T`` tokens, ``N`` query heads, ``K`` key heads, `
 head width; ``n`` chunks of ``t`` tokens.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from tunix.ops import attention_tiles, tiled_attention
 from tunix.ops import dot as dot_lib
+from tunix.ops import visibility as visibility_lib
 
 LEAST_CHUNK, GREATEST_CHUNK = 64, 256
 """Tokens of a chunk: small ones skip more of what is hidden, big ones multiply faster."""
@@ -27,34 +30,22 @@ def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
+    visibility: visibility_lib.Visibility | None = None,
     *,
-    positions: Int[Array, "B T"] | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
-    prefix_ids: Int[Array, "B T"] | None = None,
-    span_ids: Int[Array, "B T"] | None = None,
-    attention_mask: Bool[Array, "B T T"] | None = None,
     scale: float,
     window: int | Int[Array, ""] | None = None,
     softcap: float | None = None,
     precision: dot_lib.Precision,
 ) -> Float[Array, "B T N H"]:
-    """Return causal self-attention within rows, in float32.
+    """Return self-attention within rows, in float32.
 
-    Query ``i`` sees key ``j`` iff ``j <= i`` in row order and every given rule holds: they are in
-    the same segment, or ``j`` is in the segment that ``i`` names as its prefix; ``positions[i] -
-    positions[j] < window``; ``attention_mask[i, j]``. Tokens of one span see each other in spite of
-    order and window, not of the other rules. Segment 0 is padding: it sees nothing and is not seen.
     A query that sees nothing returns 0 and has no gradient.
 
     Args:
         q: Queries; ``N`` must be a multiple of ``K``, heads of a group adjacent.
         k: Keys.
         v: Values.
-        positions: Position of each token, used by ``window`` only; ``None`` means its row index.
-        segment_ids: Which sequence of a packed row each token belongs to; ``None`` means one.
-        prefix_ids: A second segment that each token sees, 0 for none; needs ``segment_ids``.
-        span_ids: Spans within which attention has no direction, 0 for none: an image's tokens.
-        attention_mask: A further restriction of what is visible.
+        visibility: Which keys each query sees; ``None`` means those up to itself in the row.
         scale: Factor of the scores, applied first.
         window: How many latest positions are visible, the query's own included; may be traced.
         softcap: Bound ``c`` of the scores, as ``c * tanh(score / c)``.
@@ -69,20 +60,12 @@ def attend(
         raise ValueError(
             f"query heads must be a multiple of key heads, got {num_heads} and {num_kv_heads}"
         )
-    if prefix_ids is not None and segment_ids is None:
+    if visibility is None:
+        visibility = visibility_lib.Visibility()
+    if visibility.prefix_ids is not None and visibility.segment_ids is None:
         raise ValueError("prefix_ids name segments, so they need segment_ids; pass both or neither")
     size = _chunk_size(length, batch * num_heads)
-    if attention_mask is not None:
-        spare = -length % size
-        attention_mask = jnp.pad(attention_mask, ((0, 0), (0, spare), (0, spare)))
-    rules = attention_tiles.Rules(
-        positions=None if positions is None or window is None else _chunks(positions, size),
-        segment_ids=None if segment_ids is None else _chunks(segment_ids, size),
-        prefix_ids=None if prefix_ids is None else _chunks(prefix_ids, size),
-        span_ids=None if span_ids is None else _chunks(span_ids, size),
-        attention_mask=attention_mask,
-        window=None if window is None else jnp.asarray(window, jnp.int32),
-    )
+    rules = _rules(visibility, window, length, size)
     settings = tiled_attention.Settings(softcap=softcap, precision=precision)
     out = tiled_attention.tiled_attention(
         settings,
@@ -108,10 +91,35 @@ def _chunk_size(length: int, rows: int) -> int:
     return -(-length // (8 * num_chunks)) * 8
 
 
-def _chunks(x: Array, size: int) -> Array:
-    """Return ``[B, T, ...]`` as ``[n, B, t, ...]``, padded with zeros at the end of each row."""
+def _rules(
+    visibility: visibility_lib.Visibility,
+    window: int | Int[Array, ""] | None,
+    length: int,
+    size: int,
+) -> attention_tiles.Rules:
+    """Return what is visible, chunk by chunk; what only fills the last chunk comes last."""
+    order, mask = visibility.order, visibility.mask
+    if mask is not None:
+        spare = -length % size
+        mask = jnp.pad(mask, ((0, 0), (0, spare), (0, spare)))
+    tokens = dataclasses.replace(
+        visibility,
+        order=None,
+        positions=None if window is None else visibility.positions,
+        mask=None,
+    )
+    tokens = jax.tree.map(lambda x: _chunks(x, size), tokens)
+    if order is not None:
+        tokens = dataclasses.replace(tokens, order=_chunks(order, size, jnp.iinfo(order.dtype).max))
+    window = None if window is None else jnp.asarray(window, jnp.int32)
+    return attention_tiles.Rules(tokens=tokens, mask=mask, window=window)
+
+
+def _chunks(x: Array, size: int, filling: int = 0) -> Array:
+    """Return ``[B, T, ...]`` as ``[n, B, t, ...]``, padded at the end of each row."""
     padding = [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2)
-    return jnp.pad(x, padding).reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
+    x = jnp.pad(x, padding, constant_values=filling)
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
 
 
 def _fold_queries(q: Float[Array, "n B t N H"], num_kv_heads: int) -> Float[Array, "n BK G t H"]:

@@ -7,25 +7,25 @@ tokens, ``G`` query heads that share a key head.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tunix.ops import visibility as visibility_lib
+
 HIDDEN = -1e30
 """Far below any score, and finite: inf - inf would be NaN."""
 
 
 class Rules(NamedTuple):
-    """What decides, besides row order, which keys a query sees; ``None`` decides nothing."""
+    """What decides which keys a query sees, cut into chunks; ``None`` decides nothing."""
 
-    positions: Int[Array, "n B t"] | None
-    segment_ids: Int[Array, "n B t"] | None
-    prefix_ids: Int[Array, "n B t"] | None
-    span_ids: Int[Array, "n B t"] | None
-    """Tokens of one span other than 0 see each other, whatever their order and the window."""
-    attention_mask: Bool[Array, "B T T"] | None
+    tokens: visibility_lib.Visibility
+    """Everything but the mask, as ``[n, B, t]``."""
+    mask: Bool[Array, "B T T"] | None
     window: Int[Array, ""] | None
     """An array, because one program serves the layers of a scan with windows and without."""
 
@@ -42,7 +42,7 @@ class Tiling:
 class Plan(NamedTuple):
     """Which tiles to visit, and which of them hide nothing."""
 
-    order: Int[Array, "n n"]
+    others: Int[Array, "n n"]
     """For each chunk, the others it meets: the first ``counts`` entries of its row, ascending."""
     counts: Int[Array, " n"]
     is_open: Bool[Array, "n n"]
@@ -54,8 +54,8 @@ def plan(rules: Rules, tiling: Tiling, *, keys_first: bool = False) -> Plan:
     needed, is_open = _survey(rules, tiling)
     if keys_first:
         needed = needed.T
-    order = jnp.argsort(~needed, axis=1, stable=True)
-    return Plan(order=order, counts=needed.sum(axis=1), is_open=is_open)
+    others = jnp.argsort(~needed, axis=1, stable=True)
+    return Plan(others=others, counts=needed.sum(axis=1), is_open=is_open)
 
 
 def bias(
@@ -91,67 +91,54 @@ def _visible(
     *,
     keys_first: bool,
 ) -> Bool[Array, "#B t t"]:
-    size = tiling.size
-
-    def queries(x: Array) -> Array:
-        return x[:, None, :] if keys_first else x[:, :, None]
-
-    def keys(x: Array) -> Array:
-        return x[:, :, None] if keys_first else x[:, None, :]
-
-    query_index = queries(i * size + jnp.arange(size)[None])
-    key_index = keys(j * size + jnp.arange(size)[None])
-    seen = key_index <= query_index
-    if rules.window is not None:
-        if rules.positions is None:
-            age = query_index - key_index
-        else:
-            age = queries(rules.positions[i]) - keys(rules.positions[j])
-        seen = seen & (age < rules.window)
-    if rules.span_ids is not None:
-        span = queries(rules.span_ids[i])
-        seen = seen | ((span == keys(rules.span_ids[j])) & (span != 0))
-    if rules.segment_ids is not None:
-        query_segment, key_segment = queries(rules.segment_ids[i]), keys(rules.segment_ids[j])
-        together = key_segment == query_segment
-        if rules.prefix_ids is not None:
-            together |= key_segment == queries(rules.prefix_ids[i])
-        seen = seen & together & (query_segment != 0) & (key_segment != 0)
-    if rules.attention_mask is not None:
-        shape = (rules.attention_mask.shape[0], size, size)
-        tile = jax.lax.dynamic_slice(rules.attention_mask, (0, i * size, j * size), shape)
+    side = functools.partial(_side, rules, tiling)
+    queries = side(i, -2 if keys_first else -1)
+    keys = side(j, -1 if keys_first else -2)
+    seen = visibility_lib.sees(queries, keys, window=rules.window)
+    if rules.mask is not None:
+        shape = (rules.mask.shape[0], tiling.size, tiling.size)
+        tile = jax.lax.dynamic_slice(rules.mask, (0, i * tiling.size, j * tiling.size), shape)
         seen = seen & (tile.swapaxes(1, 2) if keys_first else tile)
     return seen
 
 
+def _side(rules: Rules, tiling: Tiling, i: Int[Array, ""] | int, axis: int) -> visibility_lib.Side:
+    """Return the tokens of chunk ``i``; ``axis`` is where the other chunk of a tile has its own."""
+    tokens = jax.tree.map(lambda x: x[i], rules.tokens)
+    return tokens.side(i * tiling.size + jnp.arange(tiling.size)[None], axis)
+
+
 def _survey(rules: Rules, tiling: Tiling) -> tuple[Bool[Array, "n n"], Bool[Array, "n n"]]:
     """Return which tiles may have something visible, and which surely have nothing hidden."""
-    size, window = tiling.size, rules.window
-    index = jnp.arange(tiling.num_chunks)[:, None]
-    needed = index[None] <= index[:, None]
-    is_open = index[None] < index[:, None]
-    if window is not None:
-        if rules.positions is None:
-            low, high = index * size, index * size + size - 1
-        else:
-            low, high = rules.positions.min(axis=2), rules.positions.max(axis=2)
-        needed = needed & (low[:, None] - high[None] < window)
-        is_open = is_open & (high[:, None] - low[None] < window)
-    if rules.span_ids is not None:
-        spans = _range_of_ids(rules.span_ids)
+    tokens = rules.tokens
+    first = jnp.arange(tiling.num_chunks)[:, None] * tiling.size
+    places = first, first + tiling.size - 1
+    low, high = order = places if tokens.order is None else _range(tokens.order)
+    needed = low[None] <= high[:, None]
+    is_open = high[None] <= low[:, None]
+    if rules.window is not None:
+        low, high = order if tokens.positions is None else _range(tokens.positions)
+        needed = needed & (low[:, None] - high[None] < rules.window)
+        is_open = is_open & (high[:, None] - low[None] < rules.window)
+    if tokens.span_ids is not None:
+        spans = _range_of_ids(tokens.span_ids)
         needed = needed | _overlap(spans, spans)
-    if rules.segment_ids is not None:
-        keys = _range_of_ids(rules.segment_ids)
+    if tokens.segment_ids is not None:
+        keys = _range_of_ids(tokens.segment_ids)
         linked = _overlap(keys, keys)
-        if rules.prefix_ids is not None:
-            linked |= _overlap(_range_of_ids(rules.prefix_ids), keys)
-        low, high = rules.segment_ids.min(axis=2), rules.segment_ids.max(axis=2)
+        if tokens.prefix_ids is not None:
+            linked |= _overlap(_range_of_ids(tokens.prefix_ids), keys)
+        low, high = _range(tokens.segment_ids)
         uniform = (low == high) & (low != 0)
         needed = needed & linked
         is_open = is_open & uniform[:, None] & uniform[None] & (low[:, None] == low[None])
-    if rules.attention_mask is not None:
+    if rules.mask is not None:
         is_open = is_open & False
     return needed.any(axis=2), is_open.all(axis=2)
+
+
+def _range(x: Int[Array, "n B t"]) -> tuple[Int[Array, "n B"], Int[Array, "n B"]]:
+    return x.min(axis=2), x.max(axis=2)
 
 
 def _range_of_ids(ids: Int[Array, "n B t"]) -> tuple[Int[Array, "n B"], Int[Array, "n B"]]:

@@ -45,7 +45,7 @@ def tiled_attention(
         q: Queries, already scaled.
         k: Keys.
         v: Values.
-        rules: What hides keys besides row order.
+        rules: What hides keys.
     """
     return _tiled_attention(settings, q, k, v, rules)
 
@@ -66,7 +66,7 @@ def _forward(settings, q, k, v, rules):
 
         def add_keys(step, carry):
             best, total, out = carry
-            j = plan.order[i, step]
+            j = plan.others[i, step]
             scores = dot_lib.batched_dot_nt(q_i, k[j], precision=settings.precision)
             scores = _cap(scores, settings.softcap)
             scores = _add(scores, attention_tiles.bias(rules, tiling, plan.is_open, i, j))
@@ -104,7 +104,7 @@ def _backward(settings, residuals, d_out):
 
         def add_queries(step, carry):
             d_q, d_k, d_v = carry
-            i = plan.order[j, step]
+            i = plan.others[j, step]
             # Keys come first: three of the five products then need no transposition.
             scores = product_nt(k_j, q[i])
             capped = _cap(scores, settings.softcap)

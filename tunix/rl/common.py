@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix.models import lora
 from tunix.models.transformer import decoder
 from tunix.ops import dot as dot_lib
-from tunix.ops import linear_logprob, segment_mask
+from tunix.ops import linear_logprob
+from tunix.ops import visibility as visibility_lib
 from tunix.utils import reference_names
 
 
@@ -50,6 +51,11 @@ class PolicyBatch:
     """What the critic thought of the state before each token at the rollout, if there is one."""
     returns: Float[Array, "S C"] | None = None
     """What the critic should have thought."""
+
+    @property
+    def visibility(self) -> visibility_lib.Visibility:
+        """Where the tokens stand and whom they see."""
+        return visibility_lib.Visibility(self.positions, self.segment_ids, self.prefix_ids)
 
     @property
     def mask(self) -> Bool[Array, "S C"]:
@@ -111,13 +117,7 @@ def predicting_states(
     model: decoder.Decoder, batch: PolicyBatch, *, adapters: bool = True
 ) -> Float[Array, "N D"]:
     """Return the hidden states that predict completion tokens, one for every target."""
-    hidden, _ = model.hidden(
-        batch.tokens,
-        batch.positions,
-        segment_ids=batch.segment_ids,
-        prefix_ids=batch.prefix_ids,
-        adapters=adapters,
-    )
+    hidden, _ = model.hidden(batch.tokens, batch.visibility, adapters=adapters)
     return hidden.reshape(-1, hidden.shape[-1])[batch.source]
 
 
@@ -156,22 +156,13 @@ def _foreign_logps(
     model: nnx.Module, batch: PolicyBatch, with_entropy: bool
 ) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
     logits, _ = model(  # pyright: ignore[reportCallIssue]
-        batch.tokens, batch.positions, None, attention_mask(batch)
+        batch.tokens, batch.positions, None, batch.visibility.dense_mask(batch.tokens.shape)
     )
     logits = logits.reshape(-1, logits.shape[-1])[batch.source].astype(jnp.float32)
     log_probs = jax.nn.log_softmax(logits / batch.temperature, axis=-1)
     logps = jnp.take_along_axis(log_probs, batch.targets[:, None], axis=-1)[:, 0]
     entropy = -(jnp.exp(log_probs) * log_probs).sum(axis=-1) if with_entropy else None
     return logps, entropy
-
-
-def attention_mask(batch: PolicyBatch) -> Bool[Array, "R T T"]:
-    """Return who sees whom, for modules that know no segments.
-
-    A token sees the earlier tokens of its own segment and of its prefix. Padding sees
-    itself, because a softmax over nothing is NaN.
-    """
-    return segment_mask.segment_mask(batch.segment_ids, batch.prefix_ids)
 
 
 def by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:

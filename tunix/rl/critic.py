@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from tunix.models import lora
 from tunix.models.transformer import decoder
 from tunix.ops import dot as dot_lib
+from tunix.ops import visibility as visibility_lib
 from tunix.rl import common, losses
 from tunix.sft import loss_output
 
@@ -31,15 +32,10 @@ class Critic(nnx.Module):
     def __call__(
         self,
         input_tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"] | None = None,
-        *,
-        segment_ids: Int[Array, "B T"] | None = None,
-        prefix_ids: Int[Array, "B T"] | None = None,
+        visibility: visibility_lib.Visibility | None = None,
     ) -> Float[Array, "B T"]:
         """Return the value of the state behind each token, in float32."""
-        hidden, _ = self.backbone.hidden(
-            input_tokens, positions, segment_ids=segment_ids, prefix_ids=prefix_ids
-        )
+        hidden, _ = self.backbone.hidden(input_tokens, visibility)
         precision = dot_lib.resolve_precision(self.backbone.config.precision)
         values = dot_lib.dot(hidden, self.value_head[...], precision=precision)
         return (values.astype(jnp.float32) + self.value_bias[...])[..., 0]
@@ -80,12 +76,7 @@ def token_values(model: Any, batch: common.PolicyBatch) -> Float[Array, "S C"]:
         model: A :class:`Critic`, or any module that is called like one.
         batch: Where the tokens lie.
     """
-    values = model(
-        batch.tokens,
-        batch.positions,
-        segment_ids=batch.segment_ids,
-        prefix_ids=batch.prefix_ids,
-    )
+    values = model(batch.tokens, batch.visibility)
     return common.by_sequence(values.reshape(-1)[batch.source], batch.slot)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.ops import dot as dot_lib
 from tunix.ops import linear_logprob
+from tunix.ops import visibility as visibility_lib
 from tunix.sft import loss_output
 from tunix.sft import utils as sft_utils
 from tunix.utils import config as config_lib
@@ -77,19 +78,17 @@ class NextTokenLoss(config_lib.Config):
             the perplexity.
         """
         weights = predictable_weights(input_mask, segment_ids)
+        visibility = visibility_lib.Visibility(positions, segment_ids, mask=attention_mask)
         if decoder_lib.has_hidden(model):
             hidden, _ = model.hidden(
                 input_tokens,
-                positions,
-                None,
-                attention_mask,
-                segment_ids=segment_ids,
+                visibility,
                 input_embeddings=model.noisy_embeddings(input_tokens, segment_ids),
                 dropout_key=model.dropout_key(),
             )
             sums = _fused_loss(self, model, hidden, input_tokens, weights, loss_positions)
         else:
-            logits = _foreign_logits(model, input_tokens, positions, attention_mask, segment_ids)
+            logits = _foreign_logits(model, input_tokens, visibility)
             sums = _loss_of_logits(self, logits, input_tokens, weights)
         loss_sum, nll_sum = sums
         weight_sum = weights.sum()
@@ -149,17 +148,14 @@ def _fused_loss(
 def _foreign_logits(
     model: Any,
     tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"] | None,
-    attention_mask: Bool[Array, "B T T"] | None,
-    segment_ids: Int[Array, "B T"] | None,
+    visibility: visibility_lib.Visibility,
 ) -> Float[Array, "B T V"]:
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    if attention_mask is None:
-        attention_mask = sft_utils.make_causal_attn_mask(jnp.ones(tokens.shape, jnp.bool_))
-    if segment_ids is not None:
-        attention_mask = attention_mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
-    logits, _ = model(tokens, positions, None, attention_mask)
+    mask, segments = visibility.mask, visibility.segment_ids
+    if mask is None:
+        mask = visibility.dense_mask(tokens.shape)
+    elif segments is not None:  # a given mask says all of the rest, also what is not causal
+        mask = mask & (segments[:, :, None] == segments[:, None, :])
+    logits, _ = model(tokens, visibility.positions_in(tokens.shape), None, mask)
     return logits
 
 

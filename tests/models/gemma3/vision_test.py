@@ -14,6 +14,7 @@ from tunix.models.gemma3 import merge_embeddings, utils, vision
 from tunix.models.gemma3 import model as model_lib
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import sharding
+from tunix.ops import visibility
 from tunix.utils import config as config_lib
 
 SOFT = 7
@@ -255,7 +256,11 @@ def test_bfloat16_products_stay_near(model):
         pytest.param({"images": PIXELS[:, 0]}, r"must be \[rows, images, height", id="rank"),
         pytest.param({"images": PIXELS[:, :, :4]}, "resize them with", id="size"),
         pytest.param({"images": None}, r"\[4, 4\] image tokens \(id 7\), but no images", id="none"),
-        pytest.param({"span_ids": TOKENS}, r"images make \['span_ids'\] themselves", id="spans"),
+        pytest.param(
+            {"visibility": visibility.Visibility(span_ids=TOKENS, order=TOKENS)},
+            r"images make \['span_ids', 'order'\] themselves",
+            id="spans and order",
+        ),
         pytest.param({"tokens": TOKENS[:, :4]}, "a prompt was cut off inside", id="cut off"),
         pytest.param(
             {"tokens": jnp.tile(TOKENS, (1, 2))}, "8] image slots but 4 image vectors", id="few"
@@ -265,7 +270,7 @@ def test_bfloat16_products_stay_near(model):
 def test_images_that_do_not_fit_the_tokens_are_refused(options, message, model):
     options = {"images": PIXELS} | options
     with pytest.raises(ValueError, match=message):
-        model(options.pop("tokens", TOKENS), **options)
+        model.hidden(options.pop("tokens", TOKENS), **options)
 
 
 def test_generation_from_images_is_refused(model):

@@ -12,6 +12,7 @@ from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.models.transformer import layout
+from tunix.ops import attention, linear_logprob, visibility
 from tunix.utils import config as utils_config
 
 TINY = config_lib.TransformerConfig(
@@ -95,14 +96,75 @@ def test_packed_sequences_do_not_see_each_other(model):
 
 def test_completions_share_a_prompt_without_seeing_each_other(model):
     prompt, c1, c2 = tokens_of(1, 4), tokens_of(1, 3, seed=1), tokens_of(1, 2, seed=2)
-    logits, _ = model(
-        jnp.concatenate([prompt, c1, c2], axis=1),
-        jnp.array([[0, 1, 2, 3, 4, 5, 6, 4, 5]]),
+    seen = visibility.Visibility(
+        positions=jnp.array([[0, 1, 2, 3, 4, 5, 6, 4, 5]]),
         segment_ids=jnp.array([[1] * 4 + [2] * 3 + [3] * 2]),
         prefix_ids=jnp.array([[1] * 9]),
     )
+    hidden, _ = model.hidden(jnp.concatenate([prompt, c1, c2], axis=1), seen)
+    logits = model.output_head().logits(hidden, precision="exact")
     close(logits[:, 4:7], model(jnp.concatenate([prompt, c1], axis=1))[0][:, 4:])
     close(logits[:, 7:], model(jnp.concatenate([prompt, c2], axis=1))[0][:, 4:])
+
+
+def zigzag(length, parts=2):
+    """Return the order in which context parallelism lays tokens: early and late ones in pairs."""
+    blocks = np.split(np.arange(length), 2 * parts)
+    return np.concatenate([np.r_[blocks[i], blocks[-1 - i]] for i in range(parts)])
+
+
+@pytest.mark.parametrize("window", [None, 3], ids=["global", "with local layers"])
+@pytest.mark.parametrize("chunk", [8, 64], ids=["several tiles", "one tile"])
+def test_tokens_permuted_with_their_visibility_give_the_same_loss_and_gradients(
+    window, chunk, monkeypatch
+):
+    monkeypatch.setattr(attention, "LEAST_CHUNK", chunk)
+    monkeypatch.setattr(attention, "GREATEST_CHUNK", chunk)
+    local = {"attention_types": ("local", "global"), "sliding_window_size": window}
+    model = decoder_lib.Decoder(
+        dataclasses.replace(TINY, **(local if window else {})), rngs=nnx.Rngs(0)
+    )
+    # One row of a prompt and two completions, one of two sequences and padding.
+    length = 24
+    tokens, targets = tokens_of(2, length), tokens_of(2, length, seed=1)
+    seen = visibility.Visibility(
+        positions=jnp.array([[*range(14), *range(6, 16)], [*range(9), *range(11), *[0] * 4]]),
+        segment_ids=jnp.array([[1] * 6 + [2] * 8 + [3] * 10, [1] * 9 + [2] * 11 + [0] * 4]),
+        prefix_ids=jnp.array([[1] * 24, [0] * 24]),
+        order=jnp.tile(jnp.arange(length), (2, 1)),
+    )
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, tokens, targets, seen):
+        def loss(state):
+            model = nnx.merge(graphdef, state)
+            hidden, _ = model.hidden(tokens, seen)
+            total, _ = linear_logprob.linear_cross_entropy(
+                hidden.reshape(-1, hidden.shape[-1]),
+                model.output_head().weight,
+                targets.reshape(-1),
+                (seen.segment_ids != 0).reshape(-1).astype(jnp.float32),
+                precision="exact",
+            )
+            return total, hidden
+
+        return jax.value_and_grad(loss, has_aux=True)(state)
+
+    (expected, hidden), gradient = run(state, tokens, targets, seen)
+    unordered = run(state, tokens, targets, dataclasses.replace(seen, order=None))
+    close(hidden, unordered[0][1])
+    rng = np.random.default_rng(0)
+    shuffled = np.stack([rng.permutation(length) for _ in range(2)])
+    for places in (np.tile(zigzag(length), (2, 1)), shuffled):
+        tokens_, targets_, seen_ = jax.tree.map(
+            lambda x, places=places: jnp.take_along_axis(x, places, axis=1),
+            (tokens, targets, seen),
+        )
+        (found, states), found_gradient = run(state, tokens_, targets_, seen_)
+        close(states, jnp.take_along_axis(hidden, places[..., None], axis=1))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        jax.tree.map(lambda a, b: close(a, b, 2e-5), found_gradient, gradient)
 
 
 def test_an_attention_mask_hides_what_it_says(model):

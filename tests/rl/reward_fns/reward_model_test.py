@@ -18,7 +18,7 @@ def test_completions_get_the_score_of_their_last_token_whatever_the_padding():
     expected = []
     for prompt, completion in zip(prompts, completions, strict=True):
         tokens = jnp.asarray(np.concatenate([prompt, completion]))[None]
-        hidden, _ = model.decoder.hidden(tokens, jnp.arange(tokens.shape[1])[None])
+        hidden, _ = model.decoder.hidden(tokens)
         expected.append(float(hidden[0, -1] @ model.score[...]))
     scores = reward_fn.RewardModelScores(model, micro_batch_size=2, length_multiple=4)
     manager = rewards.RewardManager(reward_fn.ModelReward(scores))

@@ -18,6 +18,7 @@ from tunix.models.gemma3 import merge_embeddings, utils, vision
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
+from tunix.ops import visibility as visibility_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,27 +59,11 @@ class ImageTextDecoder(decoder.Decoder):
                 config.vision_config, config, rngs=rngs
             )
 
-    def __call__(
-        self,
-        input_tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"] | None = None,
-        cache: cache_lib.KVCache | None = None,
-        attention_mask: Bool[Array, "B T T"] | None = None,
-        *,
-        images: Float[Array, "B N H W C"] | None = None,
-        **options: Any,
-    ) -> tuple[Float[Array, "B T V"], cache_lib.KVCache | None]:
-        """Return float32 logits and the updated cache; arguments as for :meth:`hidden`."""
-        if images is not None:
-            options = self._with_images(input_tokens, images, cache, options)
-        return super().__call__(input_tokens, positions, cache, attention_mask, **options)
-
     def hidden(
         self,
         input_tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"] | None = None,
+        visibility: visibility_lib.Visibility | None = None,
         cache: cache_lib.KVCache | None = None,
-        attention_mask: Bool[Array, "B T T"] | None = None,
         *,
         images: Float[Array, "B N H W C"] | None = None,
         **options: Any,
@@ -87,9 +72,9 @@ class ImageTextDecoder(decoder.Decoder):
 
         Args:
             input_tokens: Token ids; every image stands as ``num_mm_tokens_per_image`` placeholders.
-            positions: As for :meth:`Decoder.hidden`.
+            visibility: As for :meth:`Decoder.hidden`; its mask also restricts what the tokens of
+                an image see.
             cache: As there; a call with images takes none.
-            attention_mask: A further restriction, also of what the tokens of an image see.
             images: Normalised pixels (:mod:`tunix.processors.image_processor`). The images of a
                 row fill its placeholders in order; those that it has no placeholders for are
                 padding, and not seen.
@@ -97,14 +82,24 @@ class ImageTextDecoder(decoder.Decoder):
 
         Raises:
             ValueError: If the model has no tower, a row has not enough images or part of one, or
-                images come with a cache, ``input_embeddings`` or ``span_ids``. What depends on
-                token ids is not known under ``jax.jit``; see :func:`merge_embeddings`.
+                images come with a cache, ``input_embeddings``, spans or an order of their own.
+                What depends on token ids is not known under ``jax.jit``; see
+                :func:`merge_embeddings`.
         """
         if images is not None:
-            options = self._with_images(input_tokens, images, cache, options)
+            if visibility is None:
+                visibility = visibility_lib.Visibility()
+            is_image = self._image_places(input_tokens, images, visibility, cache, options)
+            visibility = dataclasses.replace(visibility, span_ids=utils.image_span_ids(is_image))
+            # The placeholder may lie outside the vocabulary; its embedding is replaced anyway.
+            options["input_embeddings"] = merge_embeddings.merge_embeddings(
+                text_embeddings=self.embed(jnp.where(is_image, 0, input_tokens)),
+                vision_embeddings=self.encode_images(images),
+                mask=is_image,
+            )
         elif self.config.vision_config is not None and options.get("input_embeddings") is None:
             _check_text(input_tokens, self.config.vision_config)
-        return super().hidden(input_tokens, positions, cache, attention_mask, **options)
+        return super().hidden(input_tokens, visibility, cache, **options)
 
     def encode_images(self, images: Float[Array, "B N H W C"]) -> Float[Array, "B N S D"]:
         """Return the vectors that take the place of each image's tokens."""
@@ -123,58 +118,43 @@ class ImageTextDecoder(decoder.Decoder):
             tokens, inputs_mask=inputs_mask, token_placeholder_id=placeholder
         )
 
-    def _with_images(
+    def _image_places(
         self,
         tokens: Int[Array, "B T"],
         images: Float[Array, "B N H W C"],
+        visibility: visibility_lib.Visibility,
         cache: cache_lib.KVCache | None,
         options: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Return the options of the shared decoder for these tokens and images."""
+    ) -> Bool[Array, "B T"]:
+        """Return where images stand; raise unless these can stand in these tokens."""
         config = self.config.vision_config
         if config is None:
             raise ValueError(
                 "images were passed to a model without an image tower; build it with a "
                 "vision_config (text_only=False for a preset)"
             )
-        _check_images(tokens, images, cache, options, config)
-        is_image = tokens == config.soft_token_placeholder
-        # The placeholder may lie outside the vocabulary; its embedding is replaced anyway.
-        merged = merge_embeddings.merge_embeddings(
-            text_embeddings=self.embed(jnp.where(is_image, 0, tokens)),
-            vision_embeddings=self.encode_images(images),
-            mask=is_image,
-        )
-        return options | {"input_embeddings": merged, "span_ids": utils.image_span_ids(is_image)}
-
-
-def _check_images(
-    tokens: Int[Array, "B T"],
-    images: Float[Array, "B N H W C"],
-    cache: cache_lib.KVCache | None,
-    options: dict[str, Any],
-    config: vision.SigLIPConfig,
-) -> None:
-    """Raise unless these images can stand in these tokens."""
-    if images.ndim != 5 or images.shape[0] != tokens.shape[0]:
-        raise ValueError(
-            f"images must be [rows, images, height, width, channels] for {tokens.shape[0]} rows, "
-            f"got shape {images.shape}"
-        )
-    if cache is not None:
-        raise ValueError(
-            "images cannot be read into a cache: generation from images is not supported; pass "
-            "cache=None"
-        )
-    if given := [key for key in ("input_embeddings", "span_ids") if options.get(key) is not None]:
-        raise ValueError(f"images make {given} themselves; pass one or the other")
-    counts = _num_placeholders(tokens, config)
-    size = config.num_mm_tokens_per_image
-    if counts is not None and (counts % size).any():
-        raise ValueError(
-            f"rows have {counts.tolist()} image tokens, expected multiples of {size}, one for each "
-            "image; a prompt was cut off inside an image, or never expanded"
-        )
+        if images.ndim != 5 or images.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                f"images must be [rows, images, height, width, channels] for {tokens.shape[0]} "
+                f"rows, got shape {images.shape}"
+            )
+        if cache is not None:
+            raise ValueError(
+                "images cannot be read into a cache: generation from images is not supported; "
+                "pass cache=None"
+            )
+        made = {"input_embeddings": options.get("input_embeddings")}
+        made |= {name: getattr(visibility, name) for name in ("span_ids", "order")}
+        if given := [name for name, value in made.items() if value is not None]:
+            raise ValueError(f"images make {given} themselves; pass one or the other")
+        counts = _num_placeholders(tokens, config)
+        size = config.num_mm_tokens_per_image
+        if counts is not None and (counts % size).any():
+            raise ValueError(
+                f"rows have {counts.tolist()} image tokens, expected multiples of {size}, one for "
+                "each image; a prompt was cut off inside an image, or never expanded"
+            )
+        return tokens == config.soft_token_placeholder
 
 
 def _check_text(tokens: Int[Array, "B T"], config: vision.SigLIPConfig) -> None:

@@ -16,7 +16,7 @@ from tunix.models.gemma3 import vision_config
 from tunix.models.transformer import activation, projection
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import config as config_lib
-from tunix.ops import attention, norm
+from tunix.ops import attention, norm, visibility
 from tunix.ops import dot as dot_lib
 from tunix.utils import reference_names
 
@@ -83,7 +83,8 @@ class VisionAttention(nnx.Module):
             q,
             k,
             v,
-            span_ids=jnp.ones(x.shape[:2], jnp.int32),  # one span: no direction
+            # One span: no direction.
+            visibility.Visibility(span_ids=jnp.ones(x.shape[:2], jnp.int32)),
             scale=q.shape[-1] ** -0.5,
             precision=self.q_proj.precision,
         )

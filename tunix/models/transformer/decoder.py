@@ -18,6 +18,7 @@ from tunix.models.transformer import layer as layer_lib
 from tunix.models.transformer import projection
 from tunix.ops import dot as dot_lib
 from tunix.ops import rope
+from tunix.ops import visibility as visibility_lib
 
 
 @flax.struct.dataclass
@@ -80,36 +81,30 @@ class Decoder(nnx.Module):
         attention_mask: Bool[Array, "B T T"] | None = None,
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        prefix_ids: Int[Array, "B T"] | None = None,
-        span_ids: Int[Array, "B T"] | None = None,
-        input_embeddings: Float[Array, "B T D"] | None = None,
-        adapters: bool = True,
+        **options: Any,
     ) -> tuple[Float[Array, "B T V"], cache_lib.KVCache | None]:
-        """Return float32 logits and the updated cache; arguments as for :meth:`hidden`."""
-        hidden, cache = self.hidden(
-            input_tokens,
-            positions,
-            cache,
-            attention_mask,
-            segment_ids=segment_ids,
-            prefix_ids=prefix_ids,
-            span_ids=span_ids,
-            input_embeddings=input_embeddings,
-            adapters=adapters,
-        )
+        """Return float32 logits and the updated cache.
+
+        Args:
+            input_tokens: Token ids.
+            positions: Position of each token; by default its index in the row, counted from the
+                cache's length where there is a cache.
+            cache: Keys and values of earlier tokens.
+            attention_mask: True where query ``t`` may see key ``s``, on top of causality.
+            segment_ids: Packing: a token sees earlier tokens of its own segment. 0 is padding.
+            **options: As for :meth:`hidden`.
+        """
+        visibility = visibility_lib.Visibility(positions, segment_ids, mask=attention_mask)
+        hidden, cache = self.hidden(input_tokens, visibility, cache, **options)
         precision = dot_lib.resolve_precision(self.config.precision)
         return self.output_head().logits(hidden, precision=precision), cache
 
     def hidden(
         self,
         input_tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"] | None = None,
+        visibility: visibility_lib.Visibility | None = None,
         cache: cache_lib.KVCache | None = None,
-        attention_mask: Bool[Array, "B T T"] | None = None,
         *,
-        segment_ids: Int[Array, "B T"] | None = None,
-        prefix_ids: Int[Array, "B T"] | None = None,
-        span_ids: Int[Array, "B T"] | None = None,
         input_embeddings: Float[Array, "B T D"] | None = None,
         adapters: bool = True,
         dropout_key: PRNGKeyArray | None = None,
@@ -118,15 +113,9 @@ class Decoder(nnx.Module):
 
         Args:
             input_tokens: Token ids.
-            positions: Rotary position of each token; by default its index in the row,
-                counted from the cache's length where there is a cache.
+            visibility: Where each token stands and whom it sees; by default a row is one sequence.
             cache: Keys and values of earlier tokens. The new ones are written behind
                 them, and every token attends to all earlier ones of its row.
-            attention_mask: True where query ``t`` may see key ``s``, on top of causality.
-            segment_ids: Packing: a token sees earlier tokens of its own segment. 0 is padding.
-            prefix_ids: The one other segment a token may see, e.g. the prompt that several
-                completions share.
-            span_ids: Tokens of one span see each other whatever their order: an image. 0 is none.
             input_embeddings: What the first layer gets instead of :meth:`embed` of the tokens,
                 where something other than tokens is mixed in.
             adapters: False computes the base model, without LoRA.
@@ -134,27 +123,26 @@ class Decoder(nnx.Module):
                 (inference, and log-probabilities that are compared) nothing is dropped.
 
         Raises:
-            ValueError: If a cache comes with a mask, segments or positions of its own: a
-                cached row is one causal sequence and its slots are its positions.
+            ValueError: If a cache comes with visibility: a cached row is one causal sequence and
+                its slots are its positions.
         """
-        lengths = None if cache is None else cache.lengths
-        if cache is not None:
-            given = (positions, attention_mask, segment_ids, prefix_ids, span_ids)
-            if any(argument is not None for argument in given):
-                raise ValueError(
-                    "a cached call takes tokens only: positions, attention_mask, segment_ids, "
-                    "prefix_ids and span_ids follow from cache.lengths; pass None for them"
-                )
-        positions = _positions(input_tokens, positions, lengths)
+        if visibility is None:
+            visibility = visibility_lib.Visibility()
+        if cache is None:
+            lengths, positions = None, visibility.positions_in(input_tokens.shape)
+        elif jax.tree.leaves(visibility):
+            raise ValueError(
+                "a cached call takes tokens only: positions, masks and segments follow from "
+                "cache.lengths; pass None for them"
+            )
+        else:
+            lengths = cache.lengths
+            positions = visibility.positions_in(input_tokens.shape) + lengths[:, None]
         rotation, local_rotation = _rotations(self.config, positions)
         context = layer_lib.Context(
-            positions=positions,
+            visibility=visibility,
             rotation=rotation,
             local_rotation=local_rotation,
-            segment_ids=segment_ids,
-            prefix_ids=prefix_ids,
-            span_ids=span_ids,
-            attention_mask=attention_mask,
             lengths=lengths,
             adapters=adapter_lib.AdapterUse(active=adapters, dropout_key=dropout_key),
         )
@@ -215,18 +203,6 @@ class Decoder(nnx.Module):
     def embed_dim(self) -> int:
         """Width of the residual stream."""
         return self.config.embed_dim
-
-
-def _positions(
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"] | None,
-    lengths: Int[Array, " B"] | None,
-) -> Int[Array, "B T"]:
-    """Return the given positions, or each token's place in its row and behind its cache."""
-    if positions is not None:
-        return positions
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return positions if lengths is None else positions + lengths[:, None]
 
 
 def _rotations(

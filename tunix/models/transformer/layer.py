@@ -11,6 +11,7 @@ from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
 from tunix.ops import attention, cached_attention, norm, rope
+from tunix.ops import visibility as visibility_lib
 
 IsLocal = bool | Bool[Array, ""]
 """Whether a layer attends to a window: known, or traced where one program scans over layers."""
@@ -23,14 +24,10 @@ _NO_WINDOW = jnp.iinfo(jnp.int32).max // 2
 class Context:
     """What all layers of one call see: where each token stands and whom it may attend to."""
 
-    positions: Int[Array, "B T"]
+    visibility: visibility_lib.Visibility
     rotation: rope.Rotation
     local_rotation: rope.Rotation | None
     """Of local layers, where it differs."""
-    segment_ids: Int[Array, "B T"] | None
-    prefix_ids: Int[Array, "B T"] | None
-    span_ids: Int[Array, "B T"] | None
-    attention_mask: Bool[Array, "B T T"] | None
     lengths: Int[Array, " B"] | None
     """Filled slots of every row of the cache; ``None`` without a cache."""
     adapters: adapter_lib.AdapterUse
@@ -104,22 +101,11 @@ class Attention(nnx.Module):
             "precision": self.q_proj.precision,
         }
         if cache is None or context.lengths is None:
-            out = attention.attend(
-                q,
-                k,
-                v,
-                positions=context.positions,
-                segment_ids=context.segment_ids,
-                prefix_ids=context.prefix_ids,
-                span_ids=context.span_ids,
-                attention_mask=context.attention_mask,
-                **settings,
-            )
+            out = attention.attend(q, k, v, context.visibility, **settings)
         else:
-            cache = cache.write(k, v, context.positions)
-            out = cached_attention.attend_cached(
-                q, cache.k, cache.v, lengths=context.lengths, **settings
-            )
+            lengths = context.lengths
+            cache = cache.write(k, v, lengths[:, None] + jnp.arange(x.shape[1]))
+            out = cached_attention.attend_cached(q, cache.k, cache.v, lengths=lengths, **settings)
         return self.o_proj(out.reshape(*x.shape[:2], -1), adapters=adapters), cache
 
 

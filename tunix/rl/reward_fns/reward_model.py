@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from tunix.models.transformer import token_ids
+from tunix.ops import visibility
 from tunix.sft.dpo import reward_model
 
 ScoreRowsFn = Callable[[Sequence[Int[np.ndarray, " T"]], Sequence[int]], Sequence[float]]
@@ -83,8 +84,7 @@ class RewardModelScores:
     ) -> Float[Array, " R"]:
         model = nnx.merge(self._graph, state)
         places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden, _ = model.decoder.hidden(
-            tokens, places, segment_ids=(places < lengths[:, None]).astype(jnp.int32)
-        )
+        segments = (places < lengths[:, None]).astype(jnp.int32)
+        hidden, _ = model.decoder.hidden(tokens, visibility.Visibility(places, segments))
         last = hidden[jnp.arange(len(tokens)), lengths - 1].astype(jnp.float32)
         return last @ model.score[...].astype(jnp.float32)

@@ -14,7 +14,7 @@ from tunix.data import preference_batching
 from tunix.models import lora
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.ops import dot as dot_lib
-from tunix.ops import linear_logprob, segment_mask
+from tunix.ops import linear_logprob
 
 
 def answer_logps(
@@ -66,12 +66,7 @@ def _decoder_logps(
     dropout_key: PRNGKeyArray | None,
 ) -> Float[Array, "R M"]:
     hidden, _ = model.hidden(
-        rows.tokens,
-        rows.positions,
-        segment_ids=rows.segment_ids,
-        prefix_ids=rows.prefix_ids,
-        adapters=adapters,
-        dropout_key=dropout_key,
+        rows.tokens, rows.visibility, adapters=adapters, dropout_key=dropout_key
     )
     states = jnp.take_along_axis(hidden, rows.source[:, :, None], axis=1)
     head = model.output_head()
@@ -87,8 +82,9 @@ def _decoder_logps(
 
 
 def _foreign_logps(model: Any, rows: preference_batching.AnswerRows) -> Float[Array, "R M"]:
-    mask = segment_mask.segment_mask(rows.segment_ids, rows.prefix_ids)
-    logits, _ = model(rows.tokens, rows.positions, None, mask)
+    logits, _ = model(
+        rows.tokens, rows.positions, None, rows.visibility.dense_mask(rows.tokens.shape)
+    )
     logits = jnp.take_along_axis(logits, rows.source[:, :, None], axis=1)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return jnp.take_along_axis(log_probs, rows.targets[:, :, None], axis=-1)[..., 0]

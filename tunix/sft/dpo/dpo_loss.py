@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tunix.models import lora
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.ops import dot as dot_lib
-from tunix.ops import linear_logprob
+from tunix.ops import linear_logprob, visibility
 from tunix.sft.dpo import preference_losses
 
 
@@ -44,7 +44,8 @@ def compute_logps(
     """Return the summed log-probability of the counting ones of each row's last ``C`` tokens."""
     targets = input_ids[:, -logits_to_keep:]
     if decoder_lib.has_hidden(model):
-        hidden, _ = model.hidden(input_ids, positions, None, attention_mask)
+        seen = visibility.Visibility(positions, mask=attention_mask)
+        hidden, _ = model.hidden(input_ids, seen)
         states = hidden[:, -logits_to_keep - 1 : -1]
         head = model.output_head()
         logps = linear_logprob.linear_logprob(

@@ -48,12 +48,6 @@ class RewardModel(nnx.Module):
             )
         ends = jnp.asarray(rows.ends)
         rows = jax.tree.map(jnp.asarray, rows)
-        hidden, _ = self.decoder.hidden(
-            rows.tokens,
-            rows.positions,
-            segment_ids=rows.segment_ids,
-            prefix_ids=rows.prefix_ids,
-            dropout_key=dropout_key,
-        )
+        hidden, _ = self.decoder.hidden(rows.tokens, rows.visibility, dropout_key=dropout_key)
         states = jnp.take_along_axis(hidden, ends[:, :, None], axis=1)
         return states.astype(jnp.float32) @ self.score[...].astype(jnp.float32)
