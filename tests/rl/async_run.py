@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from tests.rl import helpers, rl_loop_test, split_run
+from tests.rl import helpers, rollout_steps_test, split_run
 from tunix.models import lora
 from tunix.rl import critic, rl_cluster, shared_critic
 from tunix.rl.collecting import ahead, source
@@ -45,7 +45,7 @@ def make_learner(directory, *, algorithm, layout="one", steps, every=1, is_lora=
                 eval_every_n_steps=1000,
                 pbar_description=None,
                 max_steps=steps,
-                **rl_loop_test.run_settings(pathlib.Path(directory), every=every),
+                **rollout_steps_test.run_settings(pathlib.Path(directory), every=every),
             ),
             rollout_config=helpers.ROLLOUT,
             role_to_mesh=LAYOUTS[layout](),

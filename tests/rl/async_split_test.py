@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import virtual_devices
-from tests.rl import async_run, rl_loop_test
+from tests.rl import async_run, rollout_steps_test
 from tests.rl.collecting import ahead_test as runs
 
 NUMBERS = ("loss", "grad_norm", "kl", "reward", "staleness", "off_policy_kl", "carried_tokens")
@@ -110,7 +110,7 @@ def test_after_kill_9_on_devices_apart_the_joined_log_is_that_of_a_whole_run(tmp
         stdout=subprocess.DEVNULL,
     )
     try:
-        rl_loop_test.wait_for_step(child, directory / "completions.jsonl", 3)
+        rollout_steps_test.wait_for_step(child, directory / "completions.jsonl", 3)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()

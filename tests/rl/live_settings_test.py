@@ -130,7 +130,7 @@ ELSEWHERE = {
     "RolloutConfig.kv_cache_size": "tests/rl/rollout/base_rollout_test.py",
     "RLTrainingConfig.rollout_micro_batch_size": "tests/rl/grpo/grpo_learner_test.py",
     "RLTrainingConfig.compute_logps_micro_batch_size": "tests/rl/split_run.py",
-    "RLTrainingConfig.alarms": "tests/rl/rl_loop_test.py",
+    "RLTrainingConfig.alarms": "tests/rl/rollout_steps_test.py",
     "ClusterConfig.training_config": "tests/rl/helpers.py",
     "ClusterConfig.rollout_config": "tests/rl/rl_cluster_test.py",
     "ClusterConfig.role_to_mesh": "tests/rl/split_run.py",

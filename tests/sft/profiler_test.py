@@ -47,6 +47,17 @@ def test_on_a_resumed_run_it_counts_from_where_this_process_began(calls):
     assert window(profiler.Profiler(4, None, options()), 10) == [7, 8, 9]
 
 
+def test_it_opens_and_closes_where_steps_are_taken_several_at_a_time(calls):
+    profile, open_at = profiler.Profiler(0, None, options()), []
+    for step in range(0, 10, 4):
+        profile.maybe_activate(step)
+        open_at.append((step, profile._active))
+        profile.maybe_deactivate(step + 4)
+    # The window of steps 3 to 5: the next that begin are 5 to 8.
+    assert open_at == [(0, False), (4, True), (8, False)]
+    assert calls == [("start", "d", calls[0][2]), "stop"]
+
+
 def test_without_options_nothing_is_recorded(calls):
     assert window(profiler.Profiler(0, None, None), 10) == []
     assert calls == []

@@ -145,6 +145,25 @@ def test_data_that_fails_loses_nothing_that_was_learned_before(tmp_path, uninter
     assert logged(tmp_path) == uninterrupted[0]
 
 
+def test_a_batch_that_cannot_be_used_loses_nothing_either(tmp_path, uninterrupted):
+    batches = []
+
+    def named(batch):
+        batches.append(batch)
+        # Two for each of five steps, two of the evaluation after step 4, and the first of step 6.
+        if len(batches) == 13:
+            raise KeyError("no column x")
+        return batch
+
+    trainer = resumable_run.trainer_for(tmp_path, STEPS).with_gen_model_input_fn(named)
+    with pytest.raises(KeyError, match="no column x"):
+        trainer.train(resumable_run.train_data(), resumable_run.eval_data())
+    trainer.close()
+    start, _ = finish(tmp_path)
+    assert start == 5
+    assert logged(tmp_path) == uninterrupted[0]
+
+
 def test_skipped_steps_are_counted_across_a_resume(tmp_path):
     def data():
         for number, batch in enumerate(resumable_run.train_data()):

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunix.models import hf_fields, weight_table
+from tunix.models.gemma import hf_layout as gemma_layout
 from tunix.models.gemma import model as gemma
-from tunix.models.gemma import params as gemma_params
+from tunix.models.gemma3 import hf_layout as gemma3_layout
 from tunix.models.gemma3 import model as gemma3
-from tunix.models.gemma3 import params as gemma3_params
+from tunix.models.llama3 import hf_layout as llama3_layout
 from tunix.models.llama3 import model as llama3
-from tunix.models.llama3 import params as llama3_params
+from tunix.models.qwen2 import hf_layout as qwen2_layout
 from tunix.models.qwen2 import model as qwen2
-from tunix.models.qwen2 import params as qwen2_params
+from tunix.models.qwen3 import hf_layout as qwen3_layout
 from tunix.models.qwen3 import model as qwen3
-from tunix.models.qwen3 import params as qwen3_params
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
 from tunix.utils import problems as problems_lib
@@ -51,42 +51,42 @@ FAMILIES: dict[str, Family] = {
         hf_types=("gemma", "gemma2"),
         model_class=gemma.Gemma,
         config_class=gemma.ModelConfig,
-        weights=gemma_params.WEIGHTS,
-        read_config=gemma_params.read_config,
-        write_config=gemma_params.write_config,
+        weights=gemma_layout.WEIGHTS,
+        read_config=gemma_layout.read_config,
+        write_config=gemma_layout.write_config,
     ),
     "gemma3": Family(
         hf_types=("gemma3_text", "gemma3"),
         model_class=gemma3.Gemma3,
         config_class=gemma3.ModelConfig,
-        weights=gemma3_params.WEIGHTS,
-        read_config=gemma3_params.read_config,
-        write_config=gemma3_params.write_config,
-        export_weights=gemma3_params.export_weights,
+        weights=gemma3_layout.WEIGHTS,
+        read_config=gemma3_layout.read_config,
+        write_config=gemma3_layout.write_config,
+        export_weights=gemma3_layout.export_weights,
     ),
     "llama3": Family(
         hf_types=("llama",),
         model_class=llama3.Llama3,
         config_class=llama3.ModelConfig,
-        weights=llama3_params.WEIGHTS,
-        read_config=llama3_params.read_config,
-        write_config=llama3_params.write_config,
+        weights=llama3_layout.WEIGHTS,
+        read_config=llama3_layout.read_config,
+        write_config=llama3_layout.write_config,
     ),
     "qwen2": Family(
         hf_types=("qwen2",),
         model_class=qwen2.Qwen2,
         config_class=qwen2.ModelConfig,
-        weights=qwen2_params.WEIGHTS,
-        read_config=qwen2_params.read_config,
-        write_config=qwen2_params.write_config,
+        weights=qwen2_layout.WEIGHTS,
+        read_config=qwen2_layout.read_config,
+        write_config=qwen2_layout.write_config,
     ),
     "qwen3": Family(
         hf_types=("qwen3", "qwen3_moe"),
         model_class=qwen3.Qwen3,
         config_class=qwen3.ModelConfig,
-        weights=qwen3_params.WEIGHTS,
-        read_config=qwen3_params.read_config,
-        write_config=qwen3_params.write_config,
+        weights=qwen3_layout.WEIGHTS,
+        read_config=qwen3_layout.read_config,
+        write_config=qwen3_layout.write_config,
     ),
 }
 """Families by the name of their folder, which is also their category in :mod:`naming`.

@@ -4,7 +4,7 @@ import pathlib
 
 from flax import nnx
 
-from tunix.models import lora
+from tunix.models import hf_export, lora
 from tunix.utils import problems as problems_lib
 
 
@@ -31,9 +31,6 @@ def save_lora_merged_model_as_safetensors(
         ExportError: If an adapter has another rank or alpha, there is none, or the directory is
             not empty.
     """
-    # It knows all families, each of which has this function.
-    from tunix.models import hf_export
-
     if problems := _disagreements(lora_model, rank, alpha):
         raise hf_export.ExportError(
             problems_lib.listed(

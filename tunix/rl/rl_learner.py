@@ -22,8 +22,8 @@ from tunix.rl import (
     packing,
     rewards,
     rl_cluster,
-    rl_loop,
     rollout_metrics,
+    rollout_steps,
     trajectory,
 )
 from tunix.rl import kl as kl_lib
@@ -37,7 +37,7 @@ from tunix.rl.collecting import (
     scorer,
     source,
 )
-from tunix.sft import loss_output, step_handle
+from tunix.sft import loss_output, step_handle, training_loop
 from tunix.utils import config as config_lib
 
 TrainingInputT = Mapping[str, Sequence[Any]]
@@ -89,7 +89,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         self.completions_log = completions_log.CompletionsLog(
             None if options is None else options.directory / "completions.jsonl"
         )
-        self.global_steps = rl_loop.restored_steps(rl_cluster)
+        self.global_steps = rollout_steps.restored_steps(rl_cluster)
         """Rollouts trained on, those before a resume included."""
         self.collector = self.make_collector()
         """How the groups of a step come about."""
@@ -157,7 +157,9 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         if eval_ds is not None and isinstance(manager, rewards.RewardManager):
             evaluation.accuracy_function(self._training_config, manager.names)
         self.rl_cluster.set_jit(not skip_jit)
-        rl_loop.RLLoop(self.rl_cluster, self, self._source(train_ds), eval_ds).run()
+        rollouts = self._source(train_ds)
+        steps = rollout_steps.RolloutSteps(self.rl_cluster, self, rollouts, eval_ds)
+        training_loop.TrainingLoop(self._trainer, steps).run()
 
     def evaluate(
         self, eval_ds: Iterable[TrainingInputT], *, temperature: float | None = None

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
-from tunix.sft import inflight_throttler, loss_output, train_data
+from tunix.sft import inflight_throttler, loss_output, train_context, train_data
 
-if TYPE_CHECKING:
-    from tunix.sft import peft_trainer
-
-EvalMetricsFn = Callable[["peft_trainer.PeftTrainer"], Mapping[str, float]]
-"""What else is measured at an evaluation: values by name."""
+EvalMetricsFn = Callable[[Any], Mapping[str, float]]
+"""``fn(trainer)`` measures what else there is at an evaluation: values by name."""
 
 
 class EvalData:
@@ -48,7 +45,7 @@ def rewinding(dataset: Iterable[Any]) -> Iterator[Any]:
         dataset.set_state(start)
 
 
-def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dict[str, float]:
+def evaluate(trainer: train_context.TrainContext, batches: Iterable[Any]) -> dict[str, float]:
     """Return the mean loss and metrics over all batches, and what else the trainer measures.
 
     Every token counts by its weight, wherever it is: a short last batch counts less than a full
@@ -79,7 +76,7 @@ def evaluate(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> dic
     return {**means, **more}
 
 
-def _batches(trainer: "peft_trainer.PeftTrainer", batches: Iterable[Any]) -> Iterator[Any]:
+def _batches(trainer: train_context.TrainContext, batches: Iterable[Any]) -> Iterator[Any]:
     hooks = trainer.data_hooks
     if hooks is None:
         yield from rewinding(batches)

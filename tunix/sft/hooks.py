@@ -1,14 +1,15 @@
 """Points of the training loop where user code runs.
 
-The trainer that is passed to a hook has an up-to-date ``model`` and counters. Whatever a hook
-raises ends the training; nothing is swallowed.
+The trainer that is passed to a hook, a :class:`~tunix.sft.peft_trainer.PeftTrainer`, has an
+up-to-date ``model`` and counters. Whatever a hook raises ends the training; nothing is swallowed.
+In reinforcement learning a step is a rollout with all optimizer steps on it, and hooks are those of
+the actor's trainer; evaluations there have no batches to be called for.
 """
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tunix.sft import peft_trainer
+from tunix.sft import train_context
 
 
 class TrainingHooks(abc.ABC):
@@ -19,21 +20,21 @@ class TrainingHooks(abc.ABC):
     """
 
     @abc.abstractmethod
-    def on_train_start(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+    def on_train_start(self, train_ctx: train_context.TrainContext) -> None:
         """Called once per ``train()``, after a checkpoint was restored."""
 
     @abc.abstractmethod
-    def on_train_end(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+    def on_train_end(self, train_ctx: train_context.TrainContext) -> None:
         """Called once per ``train()``, after the last checkpoint was written."""
 
     @abc.abstractmethod
-    def on_train_step_start(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+    def on_train_step_start(self, train_ctx: train_context.TrainContext) -> None:
         """Called when the batches of a step are there and before it runs."""
 
     @abc.abstractmethod
     def on_train_step_end(
         self,
-        train_ctx: "peft_trainer.PeftTrainer",
+        train_ctx: train_context.TrainContext,
         train_step: int,
         train_loss: float,
         step_time: float,
@@ -41,11 +42,11 @@ class TrainingHooks(abc.ABC):
         """Called when step ``train_step`` (from 1) was dispatched, ``step_time`` seconds long."""
 
     @abc.abstractmethod
-    def on_eval_step_start(self, train_ctx: "peft_trainer.PeftTrainer") -> None:
+    def on_eval_step_start(self, train_ctx: train_context.TrainContext) -> None:
         """Called before each batch of an evaluation."""
 
     @abc.abstractmethod
-    def on_eval_step_end(self, train_ctx: "peft_trainer.PeftTrainer", eval_loss: float) -> None:
+    def on_eval_step_end(self, train_ctx: train_context.TrainContext, eval_loss: float) -> None:
         """Called after each batch of an evaluation, with the mean loss of that batch."""
 
 
@@ -57,9 +58,9 @@ class DataHooks(abc.ABC):
     """
 
     @abc.abstractmethod
-    def load_next_train_batch(self, train_ctx: "peft_trainer.PeftTrainer") -> Any:
+    def load_next_train_batch(self, train_ctx: train_context.TrainContext) -> Any:
         """Return the next training batch, or ``None`` at the end of the data."""
 
     @abc.abstractmethod
-    def load_next_eval_batch(self, train_ctx: "peft_trainer.PeftTrainer") -> Any:
+    def load_next_eval_batch(self, train_ctx: train_context.TrainContext) -> Any:
         """Return the next evaluation batch, or ``None`` at the end of this evaluation."""

@@ -10,6 +10,7 @@ from flax import nnx
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.perf import span
 from tunix.sft import (
+    batch_steps,
     early_stopping,
     evaluation,
     hooks,
@@ -178,7 +179,8 @@ class PeftTrainer:
                 "with_eval_metrics measures at evaluations, and train got no eval_ds; pass one, "
                 "or call with_eval_metrics(None)"
             )
-        training_loop.TrainingLoop(self, train_ds, eval_ds).run()
+        steps = batch_steps.BatchSteps(self, train_ds, eval_ds)
+        training_loop.TrainingLoop(self, steps).run()
 
     @property
     def accumulates(self) -> bool:

@@ -65,8 +65,8 @@ class Profiler:
             )
 
     def maybe_activate(self, step: int) -> None:
-        """Start the trace if ``step`` steps were taken and the window opens here."""
-        if self._options is None or self._active or step != self._first:
+        """Start the trace if ``step`` steps were taken and the window is open then."""
+        if self._options is None or self._active or not self._first <= step < self._last:
             return
         options = None
         if self._options.set_profile_options:

@@ -1,5 +1,6 @@
 """Progress of a run: a live bar on a terminal, a plain line now and then elsewhere."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import rich.progress
 import rich.text
 
 from tunix.sft import metrics_logger as metrics_logger_lib
+from tunix.sft import training_config
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often a line is printed where there is no terminal: a log file is not for every step."""
@@ -128,6 +130,31 @@ class ProgressBar:
             head = f"{mode} at step {self._evaluated_at}: " if is_eval else f"{mode} "
             parts.append(head + "  ".join(f"{name} {value}" for name, value in metrics.items()))
         return "  ".join(parts)
+
+
+@contextlib.contextmanager
+def shown(
+    config: training_config.TrainingConfig,
+    logger: metrics_logger_lib.MetricsLogger,
+    done: int,
+    total: int | None,
+) -> Iterator[ProgressBar | None]:
+    """Show the progress of a training in the body, if its settings describe it.
+
+    Args:
+        config: The settings.
+        logger: Where the metrics are read.
+        done: Steps already taken.
+        total: Steps in all; ``None`` if the data decides.
+    """
+    if config.pbar_description is None:
+        yield None
+        return
+    bar = ProgressBar(config.metrics_prefix, logger, done, total, config.pbar_description)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,8 @@ import transformers
 
 from tests.models import hf_gemma
 from tunix.models import hf_config
+from tunix.models.gemma import hf_layout
 from tunix.models.gemma import model as model_lib
-from tunix.models.gemma import params
 from tunix.utils import config as config_lib
 
 # As published in February 2024 with Gemma 2B.
@@ -89,7 +89,7 @@ PRESETS = [name for name, member in vars(model_lib.ModelConfig).items() if "gemm
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_is_written_is_read_back(preset):
     config = getattr(model_lib.ModelConfig, preset)()
-    assert hf_config.config_from_hf(params.write_config(config)) == config
+    assert hf_config.config_from_hf(hf_layout.write_config(config)) == config
 
 
 @pytest.mark.parametrize("preset", ["gemma_2b", "gemma2_27b"])
@@ -97,7 +97,7 @@ def test_transformers_reads_what_is_written(preset):
     config = getattr(model_lib.ModelConfig, preset)(
         activation="gelu", qkv_bias=True, o_bias=True, weight_tying=False
     )
-    raw = params.write_config(config)
+    raw = hf_layout.write_config(config)
     theirs = transformers.AutoConfig.for_model(**raw)
     assert type(theirs).__name__.startswith("Gemma2" if "gemma2" in preset else "GemmaC")
     assert hf_config.config_from_hf(theirs.to_dict()) == config

@@ -5,8 +5,8 @@ import transformers
 
 from tests.models import hf_gemma
 from tunix.models import hf_config
+from tunix.models.gemma3 import hf_layout
 from tunix.models.gemma3 import model as model_lib
-from tunix.models.gemma3 import params
 from tunix.ops import rope
 from tunix.utils import config as config_lib
 
@@ -128,14 +128,14 @@ PRESETS = [name for name, member in vars(model_lib.ModelConfig).items() if "gemm
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_is_written_is_read_back(preset):
     config = getattr(model_lib.ModelConfig, preset)()
-    assert hf_config.config_from_hf(params.write_config(config)) == config
+    assert hf_config.config_from_hf(hf_layout.write_config(config)) == config
 
 
 def test_transformers_reads_what_is_written():
     config = model_lib.ModelConfig.gemma3_4b_pt(
         activation="gelu", qkv_bias=True, o_bias=True, final_logit_softcap=20.0, weight_tying=False
     )
-    theirs = transformers.AutoConfig.for_model(**params.write_config(config))
+    theirs = transformers.AutoConfig.for_model(**hf_layout.write_config(config))
     assert type(theirs) is transformers.Gemma3TextConfig
     assert theirs.rope_parameters["full_attention"]["factor"] == 8.0
     assert hf_config.config_from_hf(theirs.to_dict()) == config

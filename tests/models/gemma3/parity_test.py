@@ -7,8 +7,8 @@ import pytest
 
 from tests.models import gemma_checks, hf_gemma
 from tunix.models import weight_table, weights
+from tunix.models.gemma3 import hf_layout, params_safetensors
 from tunix.models.gemma3 import model as model_lib
-from tunix.models.gemma3 import params, params_safetensors
 from tunix.models.transformer import decoder
 from tunix.ops import rope
 
@@ -124,12 +124,12 @@ def test_the_text_model_loads_from_files_with_an_image_tower(model_prefix, head,
 
     tensors = {renamed(name): tensor.numpy() for name, tensor in hf.state_dict().items()}
     config = text_config(hf)
-    model = weights.load_model(model_lib.Gemma3, config, params.WEIGHTS, Tensors(tensors))
+    model = weights.load_model(model_lib.Gemma3, config, hf_layout.WEIGHTS, Tensors(tensors))
     assert hf_gemma.logits_error(model, hf_gemma.logits_of(hf, ids), ids) < 1e-5
 
     tensors["vision_tow.weight"] = np.zeros(3, np.float32)
     with pytest.raises(weight_table.WeightsError, match=r"no parameter for .* vision_tow\.weight"):
-        weights.load_model(model_lib.Gemma3, config, params.WEIGHTS, Tensors(tensors))
+        weights.load_model(model_lib.Gemma3, config, hf_layout.WEIGHTS, Tensors(tensors))
 
 
 def text_config(hf):

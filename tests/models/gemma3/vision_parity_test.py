@@ -11,8 +11,8 @@ import transformers
 
 from tests.models import hf_gemma3_images as hf_images
 from tunix.models import automodel, hf_config, hf_export, safetensors_loader, weight_table, weights
+from tunix.models.gemma3 import hf_layout, params_safetensors
 from tunix.models.gemma3 import model as model_lib
-from tunix.models.gemma3 import params, params_safetensors
 from tunix.models.transformer import decoder, layout
 
 
@@ -174,7 +174,7 @@ def tensors_named(hf, text, tower, projector):
 @pytest.mark.parametrize("version", NAMES)
 def test_files_of_every_version_load(version, found):
     source = Tensors(tensors_named(found.hf, *NAMES[version]))
-    model = weights.load_model(model_lib.Gemma3, found.model.config, params.WEIGHTS, source)
+    model = weights.load_model(model_lib.Gemma3, found.model.config, hf_layout.WEIGHTS, source)
     for path, loaded in weights.parameters_of(model).items():
         expected = weights.parameters_of(found.model)[path]
         np.testing.assert_array_equal(loaded.read(()), expected.read(()), err_msg=path)
@@ -186,7 +186,9 @@ def test_every_tensor_of_the_tower_must_be_there_and_no_other(found):
     del tensors[f"{tower}encoder.layers.2.mlp.fc1.bias"]
     tensors[f"{tower}encoder.layers.2.mlp.fc3.bias"] = np.zeros(3, np.float32)
     with pytest.raises(weight_table.WeightsError) as error:
-        weights.load_model(model_lib.Gemma3, found.model.config, params.WEIGHTS, Tensors(tensors))
+        weights.load_model(
+            model_lib.Gemma3, found.model.config, hf_layout.WEIGHTS, Tensors(tensors)
+        )
     assert len(error.value.problems) == 2
     assert f"no checkpoint tensor {tower}encoder.layers.2.mlp.fc1.bias" in str(error.value)
     assert f"no parameter for checkpoint tensor {tower}encoder" in str(error.value)
@@ -226,7 +228,7 @@ def test_a_text_model_is_saved_as_one(found, tmp_path):
 @pytest.mark.parametrize("preset", ["gemma3_4b_it", "gemma3_12b_pt", "gemma3_27b_it"])
 def test_presets_are_written_as_transformers_understands_and_read_back(preset):
     config = getattr(model_lib.ModelConfig, preset)(text_only=False)
-    raw = json.loads(json.dumps(params.write_config(config)))
+    raw = json.loads(json.dumps(hf_layout.write_config(config)))
     assert hf_config.config_from_hf(raw) == config
     theirs = transformers.Gemma3Config(**raw)
     tower, default = theirs.vision_config, transformers.Gemma3Config()

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.rl import helpers, rl_loop_test
+from tests.rl import helpers, rollout_steps_test
 from tunix.rl import algorithm_config, curriculum, rewards, rl_cluster
 from tunix.rl.collecting import ahead as ahead_lib
 from tunix.rl.collecting import collector, source
@@ -41,11 +41,11 @@ def train(
     rollout=helpers.ROLLOUT,
     **settings,
 ):
-    options = rl_loop_test.run_settings(directory, every=every)
+    options = rollout_steps_test.run_settings(directory, every=every)
     cluster = helpers.make_cluster(max_steps=steps, rollout=rollout, **options)
     learner = helpers.make_learner(cluster, reward_fns, off_policy_steps=ahead, **settings)
     try:
-        learner.train(rl_loop_test.prompt_batches() if dataset is None else dataset)
+        learner.train(rollout_steps_test.prompt_batches() if dataset is None else dataset)
     finally:
         cluster.close()
     return learner
@@ -82,9 +82,9 @@ def one_behind(tmp_path_factory):
 
 def by_hand(directory, *, steps, ahead):
     """The same run in one thread: a copy of all weights, and each rollout with its own."""
-    cluster = helpers.make_cluster(max_steps=steps, **rl_loop_test.run_settings(directory))
+    cluster = helpers.make_cluster(max_steps=steps, **rollout_steps_test.run_settings(directory))
     learner = helpers.make_learner(cluster, off_policy_steps=ahead)
-    data = iter(rl_loop_test.prompt_batches())
+    data = iter(rollout_steps_test.prompt_batches())
     weights = [cluster.actor_trainer.copy_weights()]
     for step in range(steps):
         version = max(0, step - ahead)
@@ -224,15 +224,15 @@ def test_a_fault_while_training_ends_the_threads(tmp_path):
 
     learner.assign_credit = fails
     with pytest.raises(ZeroDivisionError):
-        learner.train(rl_loop_test.prompt_batches())
+        learner.train(rollout_steps_test.prompt_batches())
 
 
 @pytest.mark.slow
 def test_evaluation_uses_the_newest_weights_and_changes_nothing(one_behind, tmp_path):
-    options = rl_loop_test.run_settings(tmp_path) | {"eval_every_n_steps": 2}
+    options = rollout_steps_test.run_settings(tmp_path) | {"eval_every_n_steps": 2}
     cluster = helpers.make_cluster(max_steps=6, **options)
     learner = helpers.make_learner(cluster, off_policy_steps=1)
-    learner.train(rl_loop_test.prompt_batches(), [{"prompts": ["A1", "B3"]}])
+    learner.train(rollout_steps_test.prompt_batches(), [{"prompts": ["A1", "B3"]}])
     assert completions(tmp_path) == completions(one_behind)
     at_the_end = learner.evaluate([{"prompts": ["A1", "B3"]}], temperature=0.0)
     assert at_the_end.mean_reward == helpers.history(cluster, "greedy/reward", "eval")[-1]
@@ -290,12 +290,12 @@ def test_nothing_is_drawn_or_sampled_after_the_engine_was_released(then, ahead):
     learner = helpers.make_learner(helpers.make_cluster(), off_policy_steps=ahead)
     learner.collector = ReleasesFirst(then)
     with pytest.raises(RuntimeError, match=r"draws or samples after it has called release\(\)"):
-        learner.train(rl_loop_test.prompt_batches())
+        learner.train(rollout_steps_test.prompt_batches())
 
 
 def lessons():
     return curriculum.Curriculum(
-        rl_loop_test.ROWS,
+        rollout_steps_test.ROWS,
         curriculum.CurriculumConfig(solved_at=0.1, memory=0.0),
         batch_size=3,
         num_batches=None,
@@ -308,7 +308,7 @@ def test_a_curriculum_observes_as_late_as_the_weights_and_resumes(tmp_path):
     train(tmp_path / "whole", steps=6, dataset=lessons())
     seen = [row.get("train/curriculum_seen") for row in log(tmp_path / "whole")]
     # The third batch is the first that is drawn after a step.
-    assert seen[:2] == [None, None] and seen[2] == 3 / len(rl_loop_test.ROWS)
+    assert seen[:2] == [None, None] and seen[2] == 3 / len(rollout_steps_test.ROWS)
     train(tmp_path / "parts", steps=3, dataset=lessons())
     with pytest.raises(ValueError, match="set off_policy_steps to 1"):
         train(tmp_path / "parts", steps=6, ahead=0, dataset=lessons())
@@ -333,7 +333,7 @@ def assert_survives_kill_9(directory, expected, *, killed_in_step, ahead):
     root = pathlib.Path(__file__).parents[3]
     child = subprocess.Popen(command, cwd=root)
     try:
-        rl_loop_test.wait_for_step(child, directory / "completions.jsonl", killed_in_step)
+        rollout_steps_test.wait_for_step(child, directory / "completions.jsonl", killed_in_step)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()

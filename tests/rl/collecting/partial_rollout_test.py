@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.rl import helpers, rl_loop_test
+from tests.rl import helpers, rollout_steps_test
 from tests.rl.collecting import ahead_test as runs
 from tunix.generate import completion
 from tunix.rl.collecting import partial_rollout
@@ -163,9 +163,9 @@ def test_a_resumed_run_goes_on_with_what_was_carried_over(tmp_path, ahead):
         partial(tmp_path / "parts", steps, ahead=ahead)
     runs.assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
     if ahead == 0:
-        options = rl_loop_test.run_settings(tmp_path / "parts")
+        options = rollout_steps_test.run_settings(tmp_path / "parts")
         cluster = helpers.make_cluster(max_steps=8, **options)
         learner = helpers.make_learner(cluster)
         with pytest.raises(ValueError, match="set partial_rollout_tokens again"):
-            learner.train(rl_loop_test.prompt_batches())
+            learner.train(rollout_steps_test.prompt_batches())
         cluster.close()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.rl import async_run, rl_loop_test
+from tests.rl import async_run, rollout_steps_test
 from tests.rl.collecting import ahead_test as runs
 from tunix.rl import rl_cluster
 
@@ -113,7 +113,7 @@ def assert_survives_kill_9(directory, expected, *, killed_in_step, **settings):
     root = pathlib.Path(__file__).parents[3]
     child = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)
     try:
-        rl_loop_test.wait_for_step(child, directory / "completions.jsonl", killed_in_step)
+        rollout_steps_test.wait_for_step(child, directory / "completions.jsonl", killed_in_step)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 
+import jax
 import orbax.checkpoint as ocp
 import pytest
 
 from tests.rl import helpers
 from tunix.data import prompts as prompt_data
 from tunix.rl import alarms, rewards
-from tunix.sft import interrupt, metrics_logger, progress_bar
+from tunix.sft import hooks, interrupt, metrics_logger, profiler, progress_bar
 from tunix.utils import json_lines
 
 ROWS = [{"prompts": f"{a}{b}", "answer": a} for a in "ABCDEF" for b in "135"]
@@ -159,8 +160,8 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(uninterrupted, tm
 
 CHILD = """
 import pathlib, sys
-from tests.rl import rl_loop_test
-rl_loop_test.train(pathlib.Path(sys.argv[1]), steps=6, every=2)
+from tests.rl import rollout_steps_test
+rollout_steps_test.train(pathlib.Path(sys.argv[1]), steps=6, every=2)
 """
 
 
@@ -237,6 +238,51 @@ def test_alarms_are_in_the_run_directory_and_survive_a_resume(tmp_path):
     # Without a signal nothing moves: the policy says what it said when it sampled.
     ratios = [row["log_ratio"] for row in completions(tmp_path)]
     assert len(ratios) == 5 * 3 * 4 and max(map(abs, ratios)) < 1e-5
+
+
+class Noted(hooks.TrainingHooks):
+    """Writes down what happens when, and the losses."""
+
+    def __init__(self):
+        self.events, self.losses = [], []
+
+    def on_train_start(self, train_ctx):
+        self.events.append("start")
+
+    def on_train_end(self, train_ctx):
+        self.events.append("end")
+
+    def on_train_step_start(self, train_ctx):
+        self.events.append(f"after {train_ctx.train_steps}")
+
+    def on_train_step_end(self, train_ctx, train_step, train_loss, step_time):
+        assert step_time > 0.0 and train_ctx.train_steps == train_step
+        self.events.append(f"done {train_step}")
+        self.losses.append(train_loss)
+
+    def on_eval_step_start(self, train_ctx): ...
+
+    def on_eval_step_end(self, train_ctx, eval_loss): ...
+
+
+def test_hooks_and_the_profile_are_those_of_every_training(monkeypatch):
+    noted = Noted()
+    monkeypatch.setattr(
+        jax.profiler, "start_trace", lambda *_, **options: noted.events.append("profile")
+    )
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: noted.events.append("profiled"))
+    window = profiler.ProfilerOptions(log_dir="unused", skip_first_n_steps=1, profiler_steps=2)
+    cluster = helpers.make_cluster(profiler_options=window)
+    cluster.actor_trainer.with_training_hooks(noted)
+    learner = helpers.make_learner(cluster, num_iterations=2)
+    learner.train([{"prompts": ["A", "B"]}] * 3)
+    # Rollouts of two optimizer steps; the first that begins in the window, sampling included.
+    assert noted.events == [
+        *("start", "after 0", "done 2"),
+        *("profile", "after 2", "done 4", "profiled"),
+        *("after 4", "done 6", "end"),
+    ]
+    assert noted.losses == helpers.history(cluster, "loss").tolist()
 
 
 def steps_shown(text):
