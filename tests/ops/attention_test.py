@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix.ops import attention, visibility
+from tunix.ops import attention, tiled_attention, visibility
 
 BATCH, HEAD_DIM, SCALE = 2, 8, 0.3
 HEADS = {"MHA": (4, 4), "GQA": (6, 2), "MQA": (3, 1)}
@@ -14,8 +14,8 @@ HEADS = {"MHA": (4, 4), "GQA": (6, 2), "MQA": (3, 1)}
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     """Cross every chunk boundary with short rows."""
-    monkeypatch.setattr(attention, "LEAST_CHUNK", 8)
-    monkeypatch.setattr(attention, "GREATEST_CHUNK", 8)
+    monkeypatch.setattr(tiled_attention, "LEAST_CHUNK", 8)
+    monkeypatch.setattr(tiled_attention, "GREATEST_CHUNK", 8)
 
 
 def qkv(length, heads=(6, 2), batch=BATCH, seed=0):
@@ -314,7 +314,7 @@ def test_fast_mode_stays_within_bfloat16_error(length):
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_scores_of_long_rows_are_never_held_at_once(precision, monkeypatch):
-    monkeypatch.setattr(attention, "GREATEST_CHUNK", 64)
+    monkeypatch.setattr(tiled_attention, "GREATEST_CHUNK", 64)
     length = 1024
     shapes = [jax.ShapeDtypeStruct((1, length, 4, 8), jnp.float32)] * 3
 
@@ -346,7 +346,7 @@ def test_chunks_are_equal_and_their_tiles_fit_the_cache(
 ):
     monkeypatch.undo()  # the real sizes
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert attention._chunk_size(length, rows) == expected
+    assert tiled_attention._chunk_size(length, rows) == expected
 
 
 def test_heads_that_do_not_divide_are_refused():

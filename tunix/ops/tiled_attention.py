@@ -3,8 +3,10 @@
 The scores of a row of tokens never exist at once: the forward pass keeps a running softmax over
 chunks of keys and saves one normaliser per query; the backward pass computes each tile again
 (FlashAttention-2, arXiv:2307.08691). The loops are loops of the compiled program, so temporaries
-are those of one tile and compile time does not grow with the length. Axes: ``n`` chunks of ``t``
-tokens, ``R`` rows times key heads (rows first), ``G`` query heads of a key head, ``H`` head width.
+are those of one tile and compile time does not grow with the length. Heads that share a key head
+are folded into the rows of one product, so keys and values are never repeated. Axes: ``B`` rows of
+``T`` tokens, ``N`` query heads, ``K`` key heads, ``G = N / K``, ``H`` head width; ``n`` chunks of
+``t`` tokens, ``R`` rows times key heads (rows first).
 """
 
 import dataclasses
@@ -14,44 +16,58 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tunix.ops import attention_tiles
 from tunix.ops import dot as dot_lib
+from tunix.ops import visibility as visibility_lib
+
+LEAST_CHUNK, GREATEST_CHUNK = 64, 256
+"""Tokens of a chunk: small ones skip more of what is hidden, big ones multiply faster."""
+
+TILE_SCORES = 600_000
+"""Scores of a tile over all rows and heads that still stay in the cache of a CPU."""
+
+ACCELERATOR_CHUNK = 1024
+"""Tokens of a chunk on a GPU or TPU, where starting a product costs more than its waste."""
 
 # Rows that see nothing get this maximum, so that exp(HIDDEN - maximum) is exactly 0.
 _LEAST_MAXIMUM = -1e20
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """The static part of :func:`tiled_attention`."""
-
+class _Settings:
     softcap: float | None
     precision: dot_lib.Precision
 
 
-def tiled_attention(
-    settings: Settings,
-    q: Float[Array, "n R G t H"],
-    k: Float[Array, "n R t H"],
-    v: Float[Array, "n R t H"],
-    rules: attention_tiles.Rules,
-) -> Float[Array, "n R G t H"]:
-    """Return attention of scaled queries, chunk by chunk, in float32.
-
-    Args:
-        settings: Static settings.
-        q: Queries, already scaled.
-        k: Keys.
-        v: Values.
-        rules: What hides keys.
-    """
-    return _tiled_attention(settings, q, k, v, rules)
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visibility: visibility_lib.Visibility,
+    *,
+    scale: float,
+    window: int | Int[Array, ""] | None,
+    softcap: float | None,
+    precision: dot_lib.Precision,
+) -> Float[Array, "B T N H"]:
+    """Return what :func:`tunix.ops.attention.attend` does, whatever is asked for."""
+    batch, length, num_heads, _ = q.shape
+    num_kv_heads = k.shape[2]
+    size = _chunk_size(length, batch * num_heads)
+    out: Any = _attend_chunks(
+        _Settings(softcap=softcap, precision=precision),
+        _fold_queries(_chunks(q * scale, size), num_kv_heads),
+        _fold_keys(_chunks(k, size)),
+        _fold_keys(_chunks(v, size)),
+        _rules(visibility, window, length, size),
+    )
+    return _unfold(out, batch)[:, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tiled_attention(settings, q, k, v, rules) -> Any:
+def _attend_chunks(settings, q, k, v, rules) -> Any:
     return _forward(settings, q, k, v, rules)[0]
 
 
@@ -128,7 +144,7 @@ def _backward(settings, residuals, d_out):
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
 
 
-_tiled_attention.defvjp(_forward, _backward)
+_attend_chunks.defvjp(_forward, _backward)
 
 
 def _repeat(num_chunks: int, count: Array, body: Callable, init: tuple) -> tuple:
@@ -149,9 +165,71 @@ def _add(tile: Float[Array, "R X Y"], bias: Float[Array, "#B X Y"]) -> Float[Arr
     return (heads + bias[:, None]).reshape(tile.shape)
 
 
-def _operand(x: Array, settings: Settings) -> Array:
+def _operand(x: Array, settings: _Settings) -> Array:
     return x.astype(jnp.bfloat16) if settings.precision == "fast" else x
 
 
 def _cap(scores: Array, softcap: float | None) -> Array:
     return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+
+
+def _chunk_size(length: int, rows: int) -> int:
+    """Return the tokens of a chunk, such that equal chunks leave little padding."""
+    if jax.default_backend() == "cpu":
+        limit = GREATEST_CHUNK
+        while limit > LEAST_CHUNK and rows * limit * limit > TILE_SCORES:
+            limit //= 2
+    else:
+        limit = ACCELERATOR_CHUNK
+    if length <= limit:
+        return length
+    num_chunks = -(-length // limit)
+    return -(-length // (8 * num_chunks)) * 8
+
+
+def _rules(
+    visibility: visibility_lib.Visibility,
+    window: int | Int[Array, ""] | None,
+    length: int,
+    size: int,
+) -> attention_tiles.Rules:
+    """Return what is visible, chunk by chunk; what only fills the last chunk comes last."""
+    order, mask = visibility.order, visibility.mask
+    if mask is not None:
+        spare = -length % size
+        mask = jnp.pad(mask, ((0, 0), (0, spare), (0, spare)))
+    tokens = dataclasses.replace(
+        visibility,
+        order=None,
+        positions=None if window is None else visibility.positions,
+        mask=None,
+    )
+    tokens = jax.tree.map(lambda x: _chunks(x, size), tokens)
+    if order is not None:
+        tokens = dataclasses.replace(tokens, order=_chunks(order, size, jnp.iinfo(order.dtype).max))
+    window = None if window is None else jnp.asarray(window, jnp.int32)
+    return attention_tiles.Rules(tokens=tokens, mask=mask, window=window)
+
+
+def _chunks(x: Array, size: int, filling: int = 0) -> Array:
+    """Return ``[B, T, ...]`` as ``[n, B, t, ...]``, padded at the end of each row."""
+    padding = [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, padding, constant_values=filling)
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
+
+
+def _fold_queries(q: Float[Array, "n B t N H"], num_kv_heads: int) -> Float[Array, "n BK G t H"]:
+    chunks, batch, size, num_heads, width = q.shape
+    q = q.reshape(chunks, batch, size, num_kv_heads, num_heads // num_kv_heads, width)
+    return q.transpose(0, 1, 3, 4, 2, 5).reshape(chunks, batch * num_kv_heads, -1, size, width)
+
+
+def _fold_keys(k: Float[Array, "n B t K H"]) -> Float[Array, "n BK t H"]:
+    chunks, batch, size, num_kv_heads, width = k.shape
+    return k.transpose(0, 1, 3, 2, 4).reshape(chunks, batch * num_kv_heads, size, width)
+
+
+def _unfold(out: Float[Array, "n BK G t H"], batch: int) -> Float[Array, "B nt N H"]:
+    chunks, _, group, size, width = out.shape
+    out = out.reshape(chunks, batch, -1, group, size, width).transpose(1, 0, 4, 2, 3, 5)
+    return out.reshape(batch, chunks * size, -1, width)

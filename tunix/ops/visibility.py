@@ -41,6 +41,12 @@ class Visibility:
     mask: Bool[Array, "B T T"] | None = None
     """A further restriction of what is visible."""
 
+    @property
+    def restrictions(self) -> list[str]:
+        """The rules besides order in the row, and besides what only a window reads."""
+        names = ("segment_ids", "prefix_ids", "span_ids", "order", "mask")
+        return [name for name in names if getattr(self, name) is not None]
+
     def side(self, places: Int[Array, "#B T"], axis: int) -> "Side":
         """Return these tokens, which lie at ``places``, as one side of pairs.
 
@@ -73,12 +79,8 @@ class Visibility:
         return jnp.broadcast_to(seen, (*shape, shape[1]))
 
     def dense_mask(self, shape: tuple[int, ...]) -> Bool[Array, "B T T"]:
-        """Return :meth:`pairs` for modules that take nothing else.
-
-        A token that sees nothing, such as padding, sees itself: a softmax over nothing is NaN.
-        """
-        seen = self.pairs(shape)
-        return seen | (~seen.any(axis=-1, keepdims=True) & jnp.eye(shape[1], dtype=jnp.bool_))
+        """Return :meth:`pairs` for modules that take nothing else, without blind queries."""
+        return without_blind(self.pairs(shape))
 
 
 class Side(NamedTuple):
@@ -112,3 +114,11 @@ def sees(
             together |= keys.segment_ids == queries.prefix_ids
         seen = seen & together & (queries.segment_ids != 0) & (keys.segment_ids != 0)
     return seen
+
+
+def without_blind(seen: Bool[Array, "B T T"]) -> Bool[Array, "B T T"]:
+    """Return the same where queries that see nothing, such as padding, see themselves.
+
+    A softmax over nothing is NaN.
+    """
+    return seen | (~seen.any(axis=-1, keepdims=True) & jnp.eye(seen.shape[-1], dtype=jnp.bool_))
