@@ -5,7 +5,7 @@ from flax import nnx
 
 from tests.rl import helpers
 from tunix.models import lora
-from tunix.rl import common, packing
+from tunix.rl import common
 
 ADVANTAGES = [[1.0, -1.0, 0.5], [0.2, 0.3, -0.5], [1.5, -0.5, -1.0]]
 
@@ -20,33 +20,32 @@ class Foreign(nnx.Module):
         return self.model(input_tokens, positions, cache, attention_mask)
 
 
+def logps_of(model, groups, **changes):
+    return helpers.per_trajectory(groups, lambda b: common.policy_logps(model, b).logps, **changes)
+
+
 def assert_rows_match(logps, expected, tolerance=1e-5):
-    for row, values in zip(np.asarray(logps), expected, strict=True):
-        np.testing.assert_allclose(row[: len(values)], values, atol=tolerance)
-        assert np.all(row[len(values) :] == 0.0)
+    for row, values in zip(logps, expected, strict=True):
+        np.testing.assert_allclose(row, values, atol=tolerance)
 
 
-@pytest.mark.parametrize("layout_fn", [packing.pack_groups, packing.pad_rows])
-def test_logps_are_those_of_one_pass_per_completion_at_the_sampling_temperature(layout_fn):
+@pytest.mark.parametrize("shape", [(6, 48), (1, 48), (2, 16)])
+def test_logps_are_those_of_one_pass_per_completion_at_the_sampling_temperature(shape):
     model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
-    batch = helpers.one_batch(groups, layout_fn=layout_fn)
-    result = common.policy_logps(model, batch)
-    assert_rows_match(result.logps, helpers.naive_logps(model, groups, temperature=0.7))
+    found = logps_of(model, groups, shape=shape)
+    assert_rows_match(found, helpers.naive_logps(model, groups, temperature=0.7))
 
 
 def test_temperature_is_part_of_the_policy():
     model, groups = helpers.tiny_decoder(), helpers.make_groups(ADVANTAGES)
-    hot = common.policy_logps(model, helpers.one_batch(groups, temperature=2.0)).logps
+    hot = logps_of(model, groups, temperature=2.0)
     assert_rows_match(hot, helpers.naive_logps(model, groups, temperature=2.0))
 
 
 def test_a_group_split_over_rows_has_the_same_logps():
     model, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0] * 9], max_prompt=12)
-    batch = helpers.one_batch(groups, row_length=16)
-    assert batch.tokens.shape[0] > 1
-    assert_rows_match(
-        common.policy_logps(model, batch).logps, helpers.naive_logps(model, groups, 0.7)
-    )
+    found = logps_of(model, groups, shape=(8, 16))
+    assert_rows_match(found, helpers.naive_logps(model, groups, 0.7))
 
 
 def test_foreign_modules_get_the_same_logps_from_their_logits():
@@ -54,8 +53,9 @@ def test_foreign_modules_get_the_same_logps_from_their_logits():
     batch = helpers.one_batch(groups)
     foreign = common.policy_logps(Foreign(model), batch, with_entropy=True)
     ours = common.policy_logps(model, batch, with_entropy=True)
-    np.testing.assert_allclose(foreign.logps, ours.logps, atol=1e-5)
-    np.testing.assert_allclose(foreign.entropy, ours.entropy, atol=1e-5)
+    held = batch.mask
+    np.testing.assert_allclose(foreign.logps[held], ours.logps[held], atol=1e-5)
+    np.testing.assert_allclose(foreign.entropy[held], ours.entropy[held], atol=1e-5)
 
 
 def test_logits_of_half_precision_are_normalised_in_full_precision():
@@ -74,8 +74,7 @@ def test_logits_of_half_precision_are_normalised_in_full_precision():
     exact = np.asarray(logits, np.float64).reshape(-1, logits.shape[-1])[batch.source] / 0.7
     exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
     expected = np.take_along_axis(exact, np.asarray(batch.targets)[:, None], axis=-1)[:, 0]
-    by_sequence = common.by_sequence(jnp.asarray(expected), batch.slot)
-    np.testing.assert_allclose(found.logps, by_sequence, rtol=1e-5)
+    np.testing.assert_allclose(found.logps, expected, rtol=1e-5)
 
 
 def test_adapters_can_be_left_out():
@@ -102,7 +101,7 @@ def test_entropy_is_that_of_the_tempered_distribution():
     logits = np.asarray(model(jnp.asarray(group.prompt_ids[None]))[0], np.float64)[0, -1] / 0.7
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    np.testing.assert_allclose(entropy[0, 0], -(p * np.log(p)).sum(), atol=1e-5)
+    np.testing.assert_allclose(entropy[0], -(p * np.log(p)).sum(), atol=1e-5)
 
 
 def test_masks_follow_from_lengths():
@@ -113,4 +112,4 @@ def test_masks_follow_from_lengths():
             member.trained_ids[:] = 0
     batch = helpers.one_batch(groups)
     lengths = [len(m.trained_ids) for m in groups[0].trajectories]
-    np.testing.assert_array_equal(np.asarray(batch.mask).sum(axis=1), lengths)
+    np.testing.assert_array_equal(np.bincount(batch.sequence[batch.mask]), lengths)

@@ -25,15 +25,14 @@ def noisy_critic(actor):
 def test_a_value_is_that_of_the_state_before_the_token():
     actor, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0, -1.0], [0.5, 2.0]])
     judge = noisy_critic(actor)
-    values = critic.token_values(judge, helpers.one_batch(groups))
+    values = helpers.per_trajectory(groups, lambda batch: critic.token_values(judge, batch))
     pairs = [(group, member) for group in groups for member in group.trajectories]
-    for row, (group, member) in enumerate(pairs):
+    for own, (group, member) in zip(values, pairs, strict=True):
         ids = np.concatenate([group.prompt_ids, member.trained_ids])[None]
         alone = np.asarray(judge(jnp.asarray(ids)))[0]
         start = len(group.prompt_ids) - 1
         expected = alone[start : start + len(member.trained_ids)]
-        np.testing.assert_allclose(values[row, : len(expected)], expected, atol=1e-5)
-        assert np.all(np.asarray(values)[row, len(expected) :] == 0.0)
+        np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
 def test_it_starts_at_zero_from_weights_of_its_own():
@@ -77,14 +76,17 @@ def test_the_value_loss_is_the_formula_written_out():
     actor, groups = helpers.tiny_decoder(), helpers.make_groups([[1.0, -1.0], [0.5, 2.0]])
     judge = noisy_critic(actor)
     rng = np.random.default_rng(0)
-    shape = (4, 6)
-    old, returns = rng.normal(size=(2, *shape)).astype(np.float32)
+    members = credit.members_of(groups)
+    old, returns = (
+        [rng.normal(size=one.num_trained).astype(np.float32) for one in members] for _ in range(2)
+    )
     batch = helpers.one_batch(credit.with_values(groups, old, returns))
     output = critic.value_objective(judge, batch, clip_range=0.2)
-    values, mask = np.asarray(critic.token_values(judge, batch)), np.asarray(batch.mask)
+    values = np.asarray(critic.token_values(judge, batch))[np.asarray(batch.mask)]
+    old, returns = np.concatenate(old), np.concatenate(returns)
     clipped = np.clip(values, old - 0.2, old + 0.2)
     losses = 0.5 * np.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-    np.testing.assert_allclose(output.finalize()["loss"], losses[mask].mean(), rtol=1e-5)
+    np.testing.assert_allclose(output.finalize()["loss"], losses.mean(), rtol=1e-5)
     with pytest.raises(ValueError, match="the batch has none"):
         critic.value_objective(judge, dataclasses.replace(batch, values=None), clip_range=None)
 

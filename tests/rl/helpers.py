@@ -10,7 +10,7 @@ from flax import nnx
 
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
-from tunix.rl import batching, rl_cluster, trajectory
+from tunix.rl import aggregation, batching, packing, rl_cluster, trajectory
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
@@ -29,10 +29,10 @@ CONFIG = config_lib.TransformerConfig(
 )
 
 SETTINGS = batching.BatchSettings(
-    row_length=48,
+    shape=packing.Shape(num_rows=6, row_length=48),
     max_completion_length=6,
     temperature=0.7,
-    micro_batch_size=10,
+    aggregate=aggregation.sequence_mean_token_mean,
     mask_truncated=False,
     skip_dead=False,
 )
@@ -75,10 +75,30 @@ def spans_of(prompt_ids, token_ids, version=0):
     return trajectory.Trajectory.of_completion(prompt_ids, ids, logps, version).spans
 
 
-def one_batch(groups, *, from_sampler=True, **changes):
+def make_step(groups, *, on_policy=False, at_least_one=False, shape=(6, 48), **changes):
+    rows, length = shape
+    changes["shape"] = packing.Shape(num_rows=rows, row_length=length)
     settings = dataclasses.replace(SETTINGS, **changes)
-    (batch,) = batching.make_step_batches(groups, settings, from_sampler=from_sampler).batches
+    return batching.make_step_batches(
+        groups, settings, on_policy=on_policy, at_least_one=at_least_one
+    )
+
+
+def one_batch(groups, **changes):
+    (batch,) = make_step(groups, **changes).batches
     return jax.tree.map(jnp.asarray, batch)
+
+
+def one_by_one(groups, **changes):
+    """The plain layout, to test the packed one against: a chunk of one row for each trajectory."""
+    alone = [dataclasses.replace(g, trajectories=[one]) for g in groups for one in g.trajectories]
+    return [one_batch([group], shape=(1, 16), **changes) for group in alone]
+
+
+def per_trajectory(groups, fn, **changes):
+    """What a function of a batch says of each trajectory's tokens."""
+    step = make_step(groups, **changes)
+    return step.per_trajectory(lambda batch: fn(jax.tree.map(jnp.asarray, batch)))
 
 
 def naive_logps(model, groups, temperature, **options):

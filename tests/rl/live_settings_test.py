@@ -9,7 +9,6 @@ import functools
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -20,7 +19,6 @@ from tunix.rl import (
     alarms,
     critic,
     curriculum,
-    packing,
     policy_objective,
     reward_shaping,
     rewards,
@@ -121,7 +119,7 @@ ELSEWHERE = {
     "RLTrainingConfig.accuracy_function": "tests/rl/evaluation_test.py",
     "AlarmConfig.reward_failed": "tests/rl/alarms_test.py",
     "AlgorithmConfig.off_policy_steps": "tests/rl/collecting/ahead_test.py",
-    "AlgorithmConfig.partial_rollout_tokens": "tests/rl/partial_rollout_test.py",
+    "AlgorithmConfig.partial_rollout_tokens": "tests/rl/collecting/partial_rollout_test.py",
     "AlarmConfig.window": "tests/rl/alarms_test.py",
     "GRPOConfig.dynamic_sampling": "tests/rl/grpo/relatives_test.py",
     "GRPOConfig.max_sampling_rounds": "tests/rl/grpo/relatives_test.py",
@@ -181,22 +179,18 @@ def test_the_file_that_is_named_sets_the_field(field):
 
 
 @functools.cache
-def loss_batch():
-    (batch,) = policy_objective_test.laid_out(
-        policy_objective_test.rollout(),
-        layout_fn=packing.pack_groups,
-        micro_batch_size=3,
-        row_length=48,
-    )
+def loss_batch(aggregate):
+    batch = helpers.one_batch(policy_objective_test.rollout(), aggregate=aggregate)
     noise = np.random.default_rng(7).normal(0.0, 0.4, batch.sampler_logps.shape)
-    old = (batch.sampler_logps + noise).astype(np.float32)
-    return jax.tree.map(jnp.asarray, batch.replace(old_logps=old))
+    return batch.replace(old_logps=batch.sampler_logps + noise.astype(np.float32))
 
 
 def loss_of(config):
     is_ppo = isinstance(config, ppo_learner.PPOConfig)
     objective = policy_objective.policy_objective if is_ppo else grpo_loss.grpo_loss
-    output = objective(policy_objective_test.TinyModel(), loss_batch(), config=config)
+    output = objective(
+        policy_objective_test.TinyModel(), loss_batch(config.aggregate), config=config
+    )
     return {name: float(value) for name, value in output.finalize().items()}
 
 
@@ -230,7 +224,9 @@ def run_of(config_class, **settings):
     )
     learner = learner_class(cluster, config, helpers.share_of_odd_characters)
     sizes, update = [], learner.update
-    learner.update = lambda parts: sizes.append(len(parts)) or update(parts)
+    learner.update = lambda parts, **weight: (
+        sizes.append([part.tokens.shape for part in parts]) or update(parts, **weight)
+    )
     story = []
     for step in (1, 2):
         groups = learner.train_on(BATCH)

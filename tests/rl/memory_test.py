@@ -32,10 +32,10 @@ MODEL = size_of(nnx.state(helpers.tiny_decoder()))
 
 
 def test_every_model_is_counted_once():
-    alone = memory.estimate(learner_of(), 4)
+    alone = memory.estimate(learner_of())
     assert (alone.trained, alone.gradients, alone.frozen) == (MODEL, MODEL, 0)
     assert 2 * MODEL <= alone.optimizer < 2 * MODEL + 100  # adam
-    with_reference = memory.estimate(learner_of(reference=helpers.tiny_decoder(7)), 4)
+    with_reference = memory.estimate(learner_of(reference=helpers.tiny_decoder(7)))
     assert with_reference == dataclasses.replace(alone, frozen=MODEL)
 
 
@@ -43,8 +43,8 @@ def test_a_critic_adds_weights_and_optimizer_and_takes_its_turn_with_gradients()
     actor = helpers.tiny_decoder()
     critic = critic_lib.create_critic_model(actor)
     own = size_of(nnx.state(critic))
-    alone = memory.estimate(learner_of(), 4)
-    found = memory.estimate(learner_of(actor=actor, critic=critic, ppo=True), 4)
+    alone = memory.estimate(learner_of())
+    found = memory.estimate(learner_of(actor=actor, critic=critic, ppo=True))
     assert found.trained == MODEL + own
     assert found.optimizer - alone.optimizer >= 2 * own
     assert found.gradients == max(MODEL, own)
@@ -55,13 +55,13 @@ def test_adapters_leave_the_base_frozen_and_are_their_own_reference():
     actor = helpers.tiny_decoder()
     lora.apply_lora(actor, lora.LoraConfig(rank=2, alpha=4.0), rngs=nnx.Rngs(0))
     adapters = size_of(nnx.state(actor, nnx.LoRAParam))
-    found = memory.estimate(learner_of(actor=actor), 4)
+    found = memory.estimate(learner_of(actor=actor))
     assert (found.trained, found.gradients, found.frozen) == (adapters, adapters, MODEL)
 
 
 def test_the_engine_takes_a_copy_of_the_weights_and_keys_and_values():
     learner = learner_of(rollout_micro_batch_size=8)
-    found = memory.estimate(learner, 4)
+    found = memory.estimate(learner)
     # Two layers of keys and values, 8 slots of 8 + 6 tokens, two heads of 8, float32.
     cache = 2 * 2 * 8 * (8 + 6) * 2 * 8 * 4
     assert MODEL + cache <= found.sampling < MODEL + cache + 20_000
@@ -80,17 +80,11 @@ def strip_keys(tree):
     ]
 
 
-def test_rows_are_those_of_the_longest_completions_of_a_micro_batch():
+def test_activations_are_those_of_a_chunk():
     # Of a prompt of 8 and four completions of 6, whose last tokens predict nothing: 28 tokens,
-    # eighteen groups to a row of 512.
-    assert memory._shape_of_micro_batch(learner_of(), 18) == (1, 512)
-    assert memory._shape_of_micro_batch(learner_of(), 19) == (2, 512)
-    assert memory._shape_of_micro_batch(learner_of(mini_batch_size=16), 64) == (1, 512)
-    small = learner_of(train_micro_batch_size=37)
-    assert memory._shape_of_micro_batch(small, 64) == (3, 512)
-    assert memory._shape_of_micro_batch(small, 8) == (1, 512)
-    more = memory.estimate(learner_of(), 64).activations
-    assert more > 1.9 * memory.estimate(learner_of(), 16).activations - memory_estimate._HEAD_BYTES
+    # sixteen groups to a row of 512.
+    one, four = (memory.estimate(learner_of(train_micro_batch_size=n)) for n in (16, 64))
+    assert four.activations > 3.8 * one.activations - 4 * memory_estimate._HEAD_BYTES
 
 
 def test_what_waits_on_the_host_is_not_counted():
@@ -106,7 +100,7 @@ def test_what_waits_on_the_host_is_not_counted():
             offload_to_cpu=True,
         ),
     )
-    found = memory.estimate(helpers.make_learner(cluster, beta=0.1), 4)
+    found = memory.estimate(helpers.make_learner(cluster, beta=0.1))
     assert (found.trained, found.frozen, found.sampling) == (MODEL, 0, 0)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix.rl import common, policy_objective
+from tunix.rl import aggregation, common, policy_objective
 from tunix.rl.grpo import cispo_learner, dapo_learner, drgrpo_learner, grpo_config, gspo_learner
 
 FOUND = json.loads(pathlib.Path(__file__).with_name("policy_losses.json").read_text())
@@ -32,20 +32,25 @@ CONFIGS = {
 }
 
 
-def batch_of(advantages):
+LENGTHS = np.asarray(FOUND["lengths"])
+
+
+def batch_of(advantages, aggregate):
     """Return what the objective reads of a batch; where the tokens lie is not read."""
     nowhere = np.zeros(1, np.int32)
+    weights, divisors = aggregation.weigh(aggregate, LENGTHS, max_length=MASK.shape[1])
+    known = {"advantages": advantages, "sampler_logps": INPUTS["sampler"]}
+    known |= {"old_logps": INPUTS["old"], "ref_logps": INPUTS["ref"], "mask": MASK}
+    known["weights"] = np.broadcast_to(weights[:, None], MASK.shape)
     return common.PolicyBatch(
         **dict.fromkeys(("tokens", "positions", "segment_ids", "prefix_ids"), nowhere[None]),
         **dict.fromkeys(("source", "targets"), nowhere),
-        slot=nowhere[None],
-        lengths=jnp.asarray(FOUND["lengths"]),
-        live=jnp.ones(len(MASK), bool),
-        advantages=advantages,
-        sampler_logps=INPUTS["sampler"],
+        **{name: jnp.ravel(values) for name, values in known.items()},
+        sequence=jnp.repeat(jnp.arange(len(MASK)), MASK.shape[1]),
+        num_targets=None,
+        weight=jnp.float32(divisors.sum()),
+        on_policy=jnp.bool_(False),
         temperature=jnp.float32(1.0),
-        old_logps=INPUTS["old"],
-        ref_logps=INPUTS["ref"],
     )
 
 
@@ -60,9 +65,10 @@ def test_losses_and_gradients_are_those_of_trl(name):
         advantages = jnp.broadcast_to(advantages[:, :1], advantages.shape)
 
     def loss(logps, entropy):
-        policy = common.PolicyLogps(logps, entropy if config.entropy_coef else None)
+        policy = common.PolicyLogps(logps.ravel(), entropy.ravel() if config.entropy_coef else None)
+        batch = batch_of(advantages, config.aggregate)
         output = policy_objective.objective_of_logps(
-            policy, batch_of(advantages), config=config, kl_beta=config.beta
+            policy, batch, config=config, kl_beta=config.beta
         )
         return output.loss_sum / output.weight_sum
 

@@ -12,7 +12,7 @@ from flax import nnx
 from hypothesis import strategies as st
 
 from tests.rl import helpers
-from tunix.rl import aggregation, batching, credit, critic, packing, policy_objective
+from tunix.rl import aggregation, credit, critic, policy_objective
 from tunix.rl.grpo import (
     cispo_learner,
     dapo_learner,
@@ -42,10 +42,18 @@ def rollout():
     """Groups whose tokens differ in advantage, values and returns, as PPO's do."""
     groups = helpers.make_groups(LIVE)
     members = credit.members_of(groups)
-    noise = np.random.default_rng(1).normal(size=(3, len(members), 6)).astype(np.float32)
-    base = credit.padded([one.advantage_of_tokens for one in members], 6)
-    groups = credit.with_token_advantages(groups, base + 0.2 * noise[0])
-    return credit.with_values(groups, noise[1], noise[2])
+    rng = np.random.default_rng(1)
+
+    def noise():
+        return [rng.normal(size=one.num_trained).astype(np.float32) for one in members]
+
+    advantages = [
+        one.advantage_of_tokens + 0.2 * own for one, own in zip(members, noise(), strict=True)
+    ]
+    groups = credit.with_token_advantages(groups, advantages)
+    groups = credit.with_values(groups, noise(), noise())
+    ref = [own - 2.5 for own in noise()]
+    return credit.rewritten(groups, lambda t, own: dataclasses.replace(t, ref_logps=own), ref)
 
 
 def objective_of(config):
@@ -93,34 +101,19 @@ def mean_of(parts):
     return gradient / weight, loss / weight
 
 
-def laid_out(groups, *, layout_fn, micro_batch_size, row_length):
-    settings = dataclasses.replace(
-        helpers.SETTINGS,
-        layout_fn=layout_fn,
-        micro_batch_size=micro_batch_size,
-        row_length=row_length,
-    )
-    step = batching.make_step_batches(groups, settings, from_sampler=True)
-    rng = np.random.default_rng(5)
-    shape = step.batches[0].sampler_logps.shape
-    ref = rng.uniform(-4, -1, shape).astype(np.float32)
-    return [batch.replace(ref_logps=ref) for batch in step.batches]
+LAYOUTS = st.fixed_dictionaries({"shape": st.sampled_from([(1, 16), (2, 16), (1, 48), (3, 48)])})
 
 
-LAYOUTS = st.fixed_dictionaries(
-    {
-        "layout_fn": st.sampled_from([packing.pack_groups, packing.pad_rows]),
-        "micro_batch_size": st.sampled_from([1, 2, 3]),
-        "row_length": st.sampled_from([16, 48]),
-    }
-)
+def aggregated(name):
+    """How the objective of this name weighs tokens; a critic's all alike."""
+    return {} if name == "critic" else {"aggregate": OBJECTIVES[name].aggregate}
 
 
 @functools.cache
 def whole(name):
     objective, model, groups = prepared(name)
-    layout = {"layout_fn": packing.pad_rows, "micro_batch_size": 3, "row_length": 48}
-    return mean_of(sums_of(objective, model, laid_out(groups, **layout)))
+    batches = helpers.one_by_one(groups, **aggregated(name))
+    return mean_of(sums_of(objective, model, batches))
 
 
 def prepared(name):
@@ -132,9 +125,10 @@ def prepared(name):
 @pytest.mark.parametrize("name", [*OBJECTIVES, "critic"])
 @hypothesis.settings(max_examples=4, derandomize=True)
 @hypothesis.given(layout=LAYOUTS)
-def test_splits_packing_and_padding_change_nothing(name, layout):
+def test_chunks_and_packing_change_nothing(name, layout):
     objective, model, groups = prepared(name)
-    gradient, loss = mean_of(sums_of(objective, model, laid_out(groups, **layout)))
+    batches = helpers.make_step(groups, **layout, **aggregated(name)).batches
+    gradient, loss = mean_of(sums_of(objective, model, batches))
     expected, expected_loss = whole(name)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5, atol=1e-6)
     assert np.linalg.norm(gradient - expected) < 1e-5 * np.linalg.norm(expected)
@@ -143,8 +137,8 @@ def test_splits_packing_and_padding_change_nothing(name, layout):
 def test_a_mean_of_means_would_change_something():
     # The check itself: dividing each micro-batch by its own weight is another gradient.
     objective, model, groups = prepared("dapo")
-    layout = {"layout_fn": packing.pack_groups, "micro_batch_size": 1, "row_length": 48}
-    parts = sums_of(objective, model, laid_out(groups, **layout))
+    batches = helpers.make_step(groups, shape=(1, 16), **aggregated("dapo")).batches
+    parts = sums_of(objective, model, batches)
     wrong = np.mean([gradient / weight for gradient, _, weight in parts], axis=0)
     expected, _ = whole("dapo")
     assert np.linalg.norm(wrong - expected) > 1e-2 * np.linalg.norm(expected)
@@ -152,8 +146,8 @@ def test_a_mean_of_means_would_change_something():
 
 def test_the_entropy_bonus_is_the_entropy_and_its_gradient_raises_it():
     model, groups = TinyModel(), helpers.make_groups([[0.0, 0.0]])
-    batch = helpers.one_batch(groups, from_sampler=False)
-    config = grpo_config.GRPOConfig(beta=0.0, entropy_coef=0.5, loss_agg_mode="token-mean")
+    batch = helpers.one_batch(groups, on_policy=True, aggregate=aggregation.token_mean)
+    config = grpo_config.GRPOConfig(beta=0.0, entropy_coef=0.5)
     output = objective_of(config)(model, batch)
     entropy = output.finalize()["entropy"]
     assert entropy > 0.0

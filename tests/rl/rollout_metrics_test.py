@@ -82,6 +82,13 @@ def test_the_sample_size_is_that_of_the_first_update_that_computed_anything():
     assert rollout_metrics.update_metrics([empty]) == {"mismatch_max": 0.0}
 
 
+def test_an_update_without_a_batch_measures_nothing():
+    empty = {"loss": 0.0, "status": 2.0}
+    full = {"loss": 1.0, "mismatch_weight": 2.0, "mismatch_weight_square": 5.0, "entropy": 3.0}
+    found = rollout_metrics.update_metrics([empty, full])
+    assert found == {"loss": 0.5, "entropy": 1.5, "mismatch_ess": 0.8}
+
+
 def test_metrics_of_the_critic_are_combined_like_those_of_the_actor():
     updates = [
         {"loss": 1.0, "critic/loss": 2.0, "critic/skipped_steps": n, "critic/status": 0.0}

@@ -10,7 +10,7 @@ from flax import nnx
 
 from tests.rl import helpers, policy_objective_test
 from tunix.models import lora
-from tunix.rl import critic, policy_objective, rl_cluster, shared_critic
+from tunix.rl import aggregation, critic, policy_objective, rl_cluster, shared_critic
 from tunix.rl.ppo import ppo_learner
 from tunix.utils import config as config_lib
 
@@ -42,7 +42,7 @@ def config_of(**settings):
 
 
 def batch_and_actor():
-    batch = helpers.one_batch(policy_objective_test.rollout())
+    batch = helpers.one_batch(policy_objective_test.rollout(), aggregate=aggregation.token_mean)
     actor = tiny_actor()
     return batch, with_head(actor, actor.value_head.w, actor.value_head.bias)
 
@@ -68,7 +68,7 @@ def test_the_joint_gradient_is_the_sum_of_both():
 
     # The bias by hand: a token gives coef * (V - R), or nothing where its value was clipped.
     values = np.asarray(shared_critic.token_values(actor, batch))
-    old, returns, mask = (np.asarray(x) for x in (batch.values, batch.returns, batch.computed))
+    old, returns, mask = (np.asarray(x) for x in (batch.values, batch.returns, batch.mask))
     clipped = np.clip(values, old - 0.4, old + 0.4)
     moved_on = (clipped - returns) ** 2 > (values - returns) ** 2
     expected = 0.7 * np.where(mask & ~moved_on, values - returns, 0.0).sum()

@@ -211,15 +211,19 @@ def test_the_trainers_log_probabilities_are_those_of_the_sampler(model):
         prefix_ids=np.ones((1, len(ids)), np.int32),
         source=source,
         targets=ids[source + 1],
-        slot=np.arange(count, dtype=np.int32)[None],
-        lengths=np.asarray([count], np.int32),
-        live=np.ones(1, bool),
-        advantages=np.ones((1, count), np.float32),
-        sampler_logps=one.logps[None],
+        sequence=np.zeros(count, np.int32),
+        mask=np.ones(count, bool),
+        num_targets=np.int32(count),
+        weights=np.ones(count, np.float32),
+        weight=np.float32(count),
+        advantages=np.ones(count, np.float32),
+        sampler_logps=one.logps,
+        old_logps=one.logps,
+        on_policy=np.bool_(True),
         temperature=np.float32(1.0),
     )
     found = common.policy_logps(model, jax.tree.map(jnp.asarray, batch)).logps
-    np.testing.assert_allclose(np.asarray(found)[0], one.logps, atol=1e-5)
+    np.testing.assert_allclose(found, one.logps, atol=1e-5)
 
 
 def test_no_sampler_draws_a_row_that_is_no_token(model):

@@ -48,9 +48,7 @@ def train(request: command.Request[RunT], learner_class: LearnerFn) -> int:
         try:
             learner = learner_class(cluster, run.algo_config, data.reward_fns)
             _print_header(run, directory, learner, data)
-            build.report_memory(
-                memory.estimate(learner, run.batch_size), _OUT, memory_estimate.RL_REMEDIES
-            )
+            build.report_memory(memory.estimate(learner), _OUT, memory_estimate.RL_REMEDIES)
             before, after = _train_and_measure(learner, run, directory, data)
             steps = cluster.actor_trainer.train_steps
         finally:

@@ -21,12 +21,12 @@ from tunix.utils import config as config_lib
 
 _CALLS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "advantage_estimator": (["rewards"], []),
-    "token_advantage_estimator": (["rewards", "values", "mask"], ["gamma", "gae_lambda"]),
+    "token_advantage_estimator": (["rewards", "values"], ["gamma", "gae_lambda"]),
     "policy_loss_fn": (["log_ratio", "advantages", "mask"], ["clip_low", "clip_high"]),
-    "loss_algo": (["logps", "old_logps", "mask"], []),
-    "loss_agg_mode": (["losses", "mask"], ["max_length"]),
+    "loss_algo": (["logps", "old_logps", "mask"], ["sequence"]),
+    "loss_agg_mode": (["lengths"], ["max_length"]),
     "kl_estimator": (["logps", "ref_logps"], []),
-    "rollout_correction": (["log_ratio", "mask"], ["limit"]),
+    "rollout_correction": (["log_ratio", "mask"], ["sequence", "limit"]),
     "reward_manager": (["reward_fns", "reward_weights"], []),
 }
 """Arguments by place and by name that the functions of each category are called with."""

@@ -1,180 +1,178 @@
-"""From groups of trajectories to the micro-batches of one optimizer step.
+"""From groups of trajectories to the chunks of one optimizer step.
 
-All micro-batches of a step share their shapes, and each sequence counts in exactly
-one of them: the axis ``S`` always holds every sequence of the step, with length 0
-where another micro-batch has it. Sequences that are known to have no loss are not
-laid down at all; their weight counts in the first micro-batch.
+All chunks have the shape that the settings say, and each trajectory lies in exactly one of them.
+Trajectories that are known to have no loss are not laid down at all; their weight counts.
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array, Float
 
-from tunix.rl import common, packing, trajectory
-
-LayoutFn = Callable[..., packing.Layout]
+from tunix.rl import aggregation, common, packing, trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSettings:
-    """What shapes micro-batches have and what counts in them."""
+    """What shape chunks have and what counts in them."""
 
-    row_length: int
-    max_completion_length: int
+    shape: packing.Shape
     temperature: float
-    micro_batch_size: int
-    """Groups per micro-batch, those without live sequences not counted."""
+    aggregate: aggregation.Aggregation
+    """What every token weighs."""
+    max_completion_length: int
     mask_truncated: bool
     skip_dead: bool
-    """Whether sequences of advantage 0 are left out of the rows."""
-    num_shards: int = 1
-    """Rows, targets and sequences are multiples of this: the devices that share them."""
-    layout_fn: LayoutFn = packing.pack_groups
+    """Whether trajectories of advantage 0 are left out of the rows."""
+    is_sharded: bool = False
+    """Whether several devices share the rows: padded targets are then computed like others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepBatches:
-    """The micro-batches of one optimizer step and how well they are filled."""
+    """The chunks of one optimizer step and how well they are filled."""
 
     batches: Sequence[common.PolicyBatch]
+    members: Sequence[Sequence[int]]
+    """Of each chunk, which trajectories its targets belong to, in their order."""
+    lengths: Sequence[int]
+    """Trained tokens of every trajectory."""
+    weight: float
+    """What counts of trajectories that are in no chunk."""
     num_tokens: int
     """Tokens that are not padding, over all rows."""
-    num_slots: int
-    """Tokens and padding."""
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens and padding."""
+        return sum(batch.tokens.size for batch in self.batches)
+
+    def per_trajectory(
+        self, fn: Callable[[common.PolicyBatch], Float[Array, " N"]]
+    ) -> list[Float[np.ndarray, " N"]]:
+        """Return what ``fn`` says of the trained tokens of each trajectory, a chunk at a time.
+
+        It is 0 of those that are in no chunk.
+        """
+        found = [np.zeros(length, np.float32) for length in self.lengths]
+        computed = [fn(batch) for batch in self.batches]
+        for values, members in zip(map(np.asarray, computed), self.members, strict=True):
+            ends = itertools.accumulate(self.lengths[i] for i in members)
+            for i, end in zip(members, ends, strict=True):
+                found[i] = values[end - self.lengths[i] : end]
+        return found
 
 
 def make_step_batches(
-    groups: Sequence[trajectory.Group], settings: BatchSettings, *, from_sampler: bool
+    groups: Sequence[trajectory.Group],
+    settings: BatchSettings,
+    *,
+    on_policy: bool,
+    at_least_one: bool = False,
 ) -> StepBatches:
-    """Return the micro-batches that train on ``groups`` once.
+    """Return the chunks that train on ``groups`` once.
 
     Args:
         groups: Trajectories with advantages.
         settings: Shapes and what counts.
-        from_sampler: Whether ratios start from the sampler's log-probabilities; else from
-            the current policy's, which is the same when nothing was updated in between.
+        on_policy: Whether ratios start from the policy that is trained, which is the one that
+            sampled when nothing was updated in between; else from the trainer's earlier
+            log-probabilities where they are known, and from the sampler's where not.
+        at_least_one: Whether there is a chunk without targets where none is needed: it shows what
+            the others look like.
     """
-    lengths, live = _lengths_and_live(groups, settings)
-    starts = np.cumsum([0, *(len(group.trajectories) for group in groups)])
-    spans = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
-    live_groups = [g for g, span in enumerate(spans) if live[span].any()]
-    size = settings.micro_batch_size
-    parts = [live_groups[i : i + size] for i in range(0, len(live_groups), size)] or [[]]
-
-    layouts = _layouts_of_one_shape(
-        [[_pack_group(groups[g], spans[g], live) for g in part] for part in parts],
-        settings,
-        num_sequences=len(lengths),
+    members = [one for group in groups for one in group.trajectories]
+    counted = [one.trained_length(mask_truncated=settings.mask_truncated) for one in members]
+    tokens, sequences = aggregation.weigh(
+        settings.aggregate,
+        np.asarray(counted, np.int64),
+        max_length=settings.max_completion_length,
     )
-    trajectories = [t for group in groups for t in group.trajectories]
-    sampler_logps = _padded_rows([t.trained_logps for t in trajectories], len(lengths), settings)
-    advantages = [t.advantage_of_tokens for t in trajectories]
-    owner = _owners(parts, spans, len(lengths))
-    shared: dict[str, Any] = {
-        "live": live,
-        "advantages": _padded_rows(advantages, len(lengths), settings),
-        "values": _padded_or_none([t.values for t in trajectories], len(lengths), settings),
-        "returns": _padded_or_none([t.returns for t in trajectories], len(lengths), settings),
-        "sampler_logps": sampler_logps,
-        "old_logps": sampler_logps if from_sampler else None,
-        "temperature": np.float32(settings.temperature),
-    }
-    lengths_of_parts: Any = [np.where(owner == part, lengths, 0) for part in range(len(parts))]
-    batches = [
-        common.PolicyBatch(**layout.arrays, **shared, lengths=own)
-        for layout, own in zip(layouts, lengths_of_parts, strict=True)
+    live = [
+        count > 0 and not (settings.skip_dead and one.is_dead)
+        for count, one in zip(counted, members, strict=True)
     ]
+    packed, numbers = [], itertools.count()
+    for group in groups:
+        packed += _pack_groups({next(numbers): one for one in group.trajectories}, live)
+    layouts = packing.pack_groups(packed, settings.shape)
+    known = (members, tokens, sequences, settings, on_policy)
+    batches = [_batch(layout, *known) for layout in layouts]
+    if at_least_one and not layouts:
+        shown = _pack_groups(dict(enumerate(members)), [one.num_trained > 0 for one in members])
+        batches = [
+            _without_targets(_batch(layout, *known))
+            for layout in packing.pack_groups(shown, settings.shape)[:1]
+        ]
     return StepBatches(
         batches=batches,
+        members=[layout.members for layout in layouts] or [[] for _ in batches],
+        lengths=[one.num_trained for one in members],
+        weight=float(sequences[~np.asarray(live, bool)].sum()),
         num_tokens=sum(layout.num_tokens for layout in layouts),
-        num_slots=sum(layout.tokens.size for layout in layouts),
     )
 
 
-def _lengths_and_live(
-    groups: Sequence[trajectory.Group], settings: BatchSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the trained length of every sequence, and whether it has to be computed.
-
-    Sequences of length 0 stand behind the real ones where shards need them.
-    """
-    trajectories = [t for group in groups for t in group.trajectories]
-    lengths = np.zeros(_round_up(len(trajectories), settings.num_shards), np.int32)
-    live = np.zeros(len(lengths), bool)
-    for i, t in enumerate(trajectories):
-        lengths[i] = t.trained_length(mask_truncated=settings.mask_truncated)
-        live[i] = lengths[i] > 0 and not (settings.skip_dead and t.is_dead)
-    return lengths, live
+def _without_targets(batch: common.PolicyBatch) -> common.PolicyBatch:
+    """Return the chunk with targets that count nowhere."""
+    empty = {name: np.zeros_like(getattr(batch, name)) for name in ("mask", "weights", "weight")}
+    num_targets = None if batch.num_targets is None else np.int32(0)
+    return dataclasses.replace(batch, num_targets=num_targets, **empty)
 
 
-def _pack_group(group: trajectory.Group, span: np.ndarray, live: np.ndarray) -> packing.PackGroup:
-    members = [i for i in range(len(span)) if live[span[i]]]
-    return packing.PackGroup(
-        prompt=group.prompt_ids,
-        completions=[group.trajectories[i].trained_ids for i in members],
-        indices=[int(span[i]) for i in members],
+def _pack_groups(
+    members: Mapping[int, trajectory.Trajectory], live: Sequence[bool]
+) -> list[packing.PackGroup]:
+    """Return those of a group that are computed; neighbours with one prompt share it."""
+    groups: list[packing.PackGroup] = []
+    for i, one in members.items():
+        if not live[i]:
+            continue
+        answer = packing.Answer.of(i, one.answer_ids, one.is_trained)
+        if groups and np.array_equal(groups[-1].prompt, one.prompt_ids):
+            groups[-1] = dataclasses.replace(groups[-1], answers=[*groups[-1].answers, answer])
+        else:
+            groups.append(packing.PackGroup(prompt=one.prompt_ids, answers=[answer]))
+    return groups
+
+
+def _batch(
+    layout: packing.Layout,
+    members: Sequence[trajectory.Trajectory],
+    token_weights: np.ndarray,
+    sequence_weights: np.ndarray,
+    settings: BatchSettings,
+    on_policy: bool,
+) -> common.PolicyBatch:
+    """Return a chunk with what is known of its tokens."""
+    own = [members[i] for i in layout.members]
+    size = len(layout.targets)
+
+    def flat(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        given = [value for value in values if value is not None]
+        return packing.filled(given, size, np.float32) if len(given) == len(values) else None
+
+    sampler_logps, old_logps = (
+        flat([t.trained_logps for t in own]),
+        flat([t.old_logps for t in own]),
     )
-
-
-def _layouts_of_one_shape(
-    parts: Sequence[Sequence[packing.PackGroup]], settings: BatchSettings, *, num_sequences: int
-) -> list[packing.Layout]:
-    """Lay every part down, then once more in the largest shape that any of them needs."""
-    make = functools.partial(
-        settings.layout_fn,
-        num_sequences=num_sequences,
-        max_completion_length=settings.max_completion_length,
-    )
-    layouts = [make(part, row_length=settings.row_length) for part in parts]
-    for _ in range(2):  # longer rows may need fewer of them, and then more targets per row
-        rows = max(layout.tokens.shape[0] for layout in layouts)
-        rows = _round_up(rows, settings.num_shards)
-        length = max(layout.tokens.shape[1] for layout in layouts)
-        targets = max(layout.targets.shape[0] for layout in layouts)
-        targets = _round_up(targets, settings.num_shards)
-        if all(
-            layout.tokens.shape == (rows, length) and layout.targets.shape == (targets,)
-            for layout in layouts
-        ):
-            break
-        layouts = [
-            make(part, row_length=length, min_rows=rows, min_targets=targets) for part in parts
-        ]
-    return layouts
-
-
-def _padded_rows(
-    values: Sequence[np.ndarray], num_sequences: int, settings: BatchSettings
-) -> np.ndarray:
-    """Return ragged values as ``[S, C]``, with zeros behind."""
-    padded = np.zeros((num_sequences, settings.max_completion_length), np.float32)
-    for row, value in enumerate(values):
-        padded[row, : len(value)] = value
-    return padded
-
-
-def _padded_or_none(
-    values: Sequence[np.ndarray | None], num_sequences: int, settings: BatchSettings
-) -> np.ndarray | None:
-    """Return ragged values as ``[S, C]``, or ``None`` where there are none."""
-    given = [value for value in values if value is not None]
-    return _padded_rows(given, num_sequences, settings) if len(given) == len(values) else None
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def _owners(
-    parts: Sequence[Sequence[int]], spans: Sequence[np.ndarray], num_sequences: int
-) -> np.ndarray:
-    """Return which micro-batch each sequence counts in."""
-    owner = np.zeros(num_sequences, np.int32)
-    for part, members in enumerate(parts):
-        for g in members:
-            owner[spans[g]] = part
-    return owner
+    known: dict[str, Any] = {
+        "num_targets": None if settings.is_sharded else np.int32(layout.mask.sum()),
+        "weights": flat(
+            [np.full(members[i].num_trained, token_weights[i]) for i in layout.members]
+        ),
+        "weight": np.float32(sum(sequence_weights[i] for i in layout.members)),
+        "advantages": flat([t.advantage_of_tokens for t in own]),
+        "sampler_logps": sampler_logps,
+        "old_logps": sampler_logps if old_logps is None else old_logps,
+        "on_policy": np.bool_(on_policy),
+        "temperature": np.float32(settings.temperature),
+        **{
+            name: flat([getattr(t, name) for t in own])
+            for name in ("ref_logps", "values", "returns")
+        },
+    }
+    return common.PolicyBatch(**layout.arrays, **known)

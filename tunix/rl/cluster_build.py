@@ -65,15 +65,14 @@ def trained_roles(
     config = cluster.training_config
     if critic is not None:
         config = critic_trainer.set_aside_damaged(config)
-    rows = config.compute_logps_micro_batch_size
     place, own = _place_and_settings(actor, config)
     made = trainer.Trainer(actor, own.actor_optimizer, own)
-    role = trained_role.TrainedRole(made, place, rows)
+    role = trained_role.TrainedRole(made, place)
     if critic is None:
         return role, None
     place, own = _place_and_settings(critic, config)
     also = critic_trainer.make_critic_trainer(critic, own, made)
-    return role, trained_role.TrainedRole(also, place, rows)
+    return role, trained_role.TrainedRole(also, place)
 
 
 def _place_and_settings(
@@ -110,7 +109,6 @@ def make_worker(
         models if reward is None else models | {Role.REWARD.value: reward},
         adapters=reference is not None,
         data_sharding_axis=config.training_config.data_sharding_axis,
-        micro_batch_size=config.training_config.compute_logps_micro_batch_size,
     )
 
 

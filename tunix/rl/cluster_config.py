@@ -38,14 +38,15 @@ class RLTrainingConfig(training_config.TrainingConfig):
     mini_batch_size: int | None = None
     """Prompts per optimizer step; by default, all prompts of a rollout."""
     train_micro_batch_size: int | None = None
-    """Prompts whose gradient is computed at a time; by default, all of a mini-batch. Changes
+    """Prompts whose gradient is computed at a time, with completions of the greatest length: of
+    shorter ones, more. By default, rows of about 512 tokens on a CPU and 2,048 elsewhere. Changes
     memory and speed, not the result."""
     rollout_micro_batch_size: int | None = None
     """Completions decoded at the same time; by default, 32."""
     compute_logps_micro_batch_size: int | None = None
     """Rows of tokens, each with room for a prompt and its completions at their greatest lengths,
     whose log-probabilities or values are computed at a time outside of the update; by default,
-    those of a training micro-batch. Changes memory and speed, not the result."""
+    and at most, those of a training micro-batch. Changes memory and speed, not the result."""
     alarms: alarms_lib.AlarmConfig | None = dataclasses.field(
         default_factory=alarms_lib.AlarmConfig
     )

@@ -1,7 +1,7 @@
 """The batch a policy is trained on, and the log-probabilities of its tokens.
 
-Axes: ``R`` rows of ``T`` tokens as the model reads them, ``N`` predicted tokens,
-``S`` completions of up to ``C`` tokens as the losses see them.
+Axes: ``R`` rows of ``T`` tokens as the model reads them, ``N`` predicted tokens as the losses see
+them. Targets come first, padding behind them.
 """
 
 from typing import NamedTuple
@@ -22,34 +22,41 @@ from tunix.utils import reference_names
 
 @flax.struct.dataclass
 class PolicyBatch:
-    """One micro-batch: where its tokens lie (see :mod:`tunix.rl.packing`) and what they earned."""
+    """One chunk: where its tokens lie (see :mod:`tunix.rl.packing`) and what they earned."""
 
     tokens: Int[Array, "R T"]
     positions: Int[Array, "R T"]
     segment_ids: Int[Array, "R T"]
     prefix_ids: Int[Array, "R T"]
-    source: Int[Array, " N"]
-    targets: Int[Array, " N"]
-    slot: Int[Array, "S C"]
 
-    lengths: Int[Array, " S"]
-    """How many tokens of each completion the loss counts; 0 for one that is not in this batch."""
-    live: Bool[Array, " S"]
-    """False where the log-probabilities are not computed: the loss is known to be zero there,
-    and only its weight counts."""
-    advantages: Float[Array, "S C"]
-    """Advantage of each token; 0 on padding."""
-    sampler_logps: Float[Array, "S C"]
-    """Log-probabilities as the sampler saw them; 0 on padding."""
+    source: Int[Array, " N"]
+    """Index into the flattened rows of the hidden state that predicts each target."""
+    targets: Int[Array, " N"]
+    sequence: Int[Array, " N"]
+    """Which sequence of the chunk each target belongs to: ids below ``N``, in rising order."""
+    mask: Bool[Array, " N"]
+    """Where there is a target; elsewhere all other arrays are padding."""
+    num_targets: Int[Array, ""] | None
+    """How many targets there are, where padding shall cost nothing: on one device."""
+
+    weights: Float[Array, " N"]
+    """What each token weighs in the sum of losses (see :mod:`tunix.rl.aggregation`)."""
+    weight: Float[Array, ""]
+    """What the chunk adds to the weight that divides the sum."""
+    advantages: Float[Array, " N"]
+    sampler_logps: Float[Array, " N"]
+    """Log-probabilities as the sampler saw them."""
+    old_logps: Float[Array, " N"]
+    """Log-probabilities the ratio starts from."""
+    on_policy: Bool[Array, ""]
+    """Whether it starts from those of the policy that is being trained instead."""
     temperature: Float[Array, ""]
     """The temperature the tokens were sampled at, which is part of the policy."""
-    old_logps: Float[Array, "S C"] | None = None
-    """Log-probabilities the ratio starts from; ``None`` means those of the current policy."""
-    ref_logps: Float[Array, "S C"] | None = None
+    ref_logps: Float[Array, " N"] | None = None
     """Log-probabilities under the reference policy, where the loss needs them."""
-    values: Float[Array, "S C"] | None = None
+    values: Float[Array, " N"] | None = None
     """What the critic thought of the state before each token at the rollout, if there is one."""
-    returns: Float[Array, "S C"] | None = None
+    returns: Float[Array, " N"] | None = None
     """What the critic should have thought."""
 
     @property
@@ -57,22 +64,12 @@ class PolicyBatch:
         """Where the tokens stand and whom they see."""
         return visibility_lib.Visibility(self.positions, self.segment_ids, self.prefix_ids)
 
-    @property
-    def mask(self) -> Bool[Array, "S C"]:
-        """Where the loss counts a token."""
-        return jnp.arange(self.sampler_logps.shape[1]) < self.lengths[:, None]
-
-    @property
-    def computed(self) -> Bool[Array, "S C"]:
-        """Where the loss counts a token and its log-probability is computed."""
-        return self.mask & self.live[:, None]
-
 
 class PolicyLogps(NamedTuple):
-    """What a model says of every completion token; 0 where nothing is computed."""
+    """What a model says of every predicted token; anything on padding."""
 
-    logps: Float[Array, "S C"]
-    entropy: Float[Array, "S C"] | None
+    logps: Float[Array, " N"]
+    entropy: Float[Array, " N"] | None
 
 
 def policy_logps(
@@ -82,9 +79,9 @@ def policy_logps(
     adapters: bool = True,
     with_entropy: bool = False,
 ) -> PolicyLogps:
-    """Return the log-probabilities of all completion tokens, at the sampling temperature.
+    """Return the log-probabilities of all predicted tokens, at the sampling temperature.
 
-    The output head is applied to the hidden states that predict a completion token and
+    The output head is applied to the hidden states that predict a token and
     to no others, and never as an array of ``T x V`` logits. A foreign module, which shows
     only its logits, works too, at their price.
 
@@ -105,10 +102,10 @@ def policy_logps(
             f"{type(model).__name__} is not a tunix decoder, so its adapters cannot be switched "
             "off; give the cluster a reference model"
         )
-    return _by_sequence(*_foreign_logps(model, batch, with_entropy), batch)
+    return _foreign_logps(model, batch, with_entropy)
 
 
-def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
+def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, " N"]:
     """Return :func:`policy_logps` without entropy."""
     return policy_logps(model, batch).logps
 
@@ -116,7 +113,7 @@ def token_logps(model: nnx.Module, batch: PolicyBatch) -> Float[Array, "S C"]:
 def predicting_states(
     model: decoder.Decoder, batch: PolicyBatch, *, adapters: bool = True
 ) -> Float[Array, "N D"]:
-    """Return the hidden states that predict completion tokens, one for every target."""
+    """Return the hidden states that predict tokens, one for every target."""
     hidden, _ = model.hidden(batch.tokens, batch.visibility, adapters=adapters)
     return hidden.reshape(-1, hidden.shape[-1])[batch.source]
 
@@ -134,27 +131,17 @@ def logps_of_states(
         states,
         head.weight,
         batch.targets,
+        num_valid=batch.num_targets,
         softcap=head.softcap,
         temperature=batch.temperature,
         with_entropy=with_entropy,
         head_needs_grad=not lora.is_lora_enabled(model),
         precision=dot_lib.resolve_precision(model.config.precision),
     )
-    return _by_sequence(logps, entropy, batch)
+    return PolicyLogps(logps, entropy)
 
 
-def _by_sequence(
-    logps: Float[Array, " N"], entropy: Float[Array, " N"] | None, batch: PolicyBatch
-) -> PolicyLogps:
-    return PolicyLogps(
-        logps=by_sequence(logps, batch.slot),
-        entropy=None if entropy is None else by_sequence(entropy, batch.slot),
-    )
-
-
-def _foreign_logps(
-    model: nnx.Module, batch: PolicyBatch, with_entropy: bool
-) -> tuple[Float[Array, " N"], Float[Array, " N"] | None]:
+def _foreign_logps(model: nnx.Module, batch: PolicyBatch, with_entropy: bool) -> PolicyLogps:
     logits, _ = model(  # pyright: ignore[reportCallIssue]
         batch.tokens, batch.positions, None, batch.visibility.dense_mask(batch.tokens.shape)
     )
@@ -162,12 +149,7 @@ def _foreign_logps(
     log_probs = jax.nn.log_softmax(logits / batch.temperature, axis=-1)
     logps = jnp.take_along_axis(log_probs, batch.targets[:, None], axis=-1)[:, 0]
     entropy = -(jnp.exp(log_probs) * log_probs).sum(axis=-1) if with_entropy else None
-    return logps, entropy
-
-
-def by_sequence(values: Float[Array, " N"], slot: Int[Array, "S C"]) -> Float[Array, "S C"]:
-    """Return one row per completion; slots that point past ``N`` are 0 and have no gradient."""
-    return values.at[slot].get(mode="fill", fill_value=0.0)
+    return PolicyLogps(logps, entropy)
 
 
 __getattr__ = reference_names.hints(__name__)

@@ -69,28 +69,28 @@ def create_critic_model(actor_model: nnx.Module) -> Critic:
     return Critic(backbone, head_type=nnx.LoRAParam if is_lora else nnx.Param)
 
 
-def token_values(model: Any, batch: common.PolicyBatch) -> Float[Array, "S C"]:
-    """Return the value of the state before each completion token, 0 where none is computed.
+def token_values(model: Any, batch: common.PolicyBatch) -> Float[Array, " N"]:
+    """Return the value of the state before each predicted token; anything on padding.
 
     Args:
         model: A :class:`Critic`, or any module that is called like one.
         batch: Where the tokens lie.
     """
     values = model(batch.tokens, batch.visibility)
-    return common.by_sequence(values.reshape(-1)[batch.source], batch.slot)
+    return values.reshape(-1)[batch.source]
 
 
 def value_objective(
     model: Any, batch: common.PolicyBatch, *, clip_range: float | None
 ) -> loss_output.LossOutput:
-    """Return the value loss of one micro-batch; every token weighs alike.
+    """Return the value loss of one chunk; every token weighs alike.
 
     Raises:
         ValueError: If the batch has no values and returns.
     """
     if batch.values is None or batch.returns is None:
         raise ValueError("the critic learns from values and returns, but the batch has none")
-    mask = batch.computed
+    mask = batch.mask
     values = token_values(model, batch)
     per_token, metrics = losses.clipped_value(
         values, batch.values, batch.returns, mask, clip_range=clip_range

@@ -6,32 +6,26 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from tunix.rl import trajectory
+from tunix.rl import credit, trajectory
 
 
 def with_log_ratios(
-    groups: Sequence[trajectory.Group], logps: Float[np.ndarray, "S C"]
+    groups: Sequence[trajectory.Group], logps: Sequence[Float[np.ndarray, " N"]]
 ) -> list[trajectory.Group]:
     """Return the groups whose completions, if not empty, know their mean log-ratio per token.
 
     Args:
-        groups: ``S`` completions in all.
-        logps: Log-probabilities of their tokens under the policy as it is now.
+        groups: Some trajectories in all.
+        logps: Of each, the log-probabilities of its tokens under the policy as it is now.
     """
-    rows = iter(np.asarray(logps, np.float64))
-    return [
-        dataclasses.replace(
-            group,
-            trajectories=[
-                dataclasses.replace(one, log_ratio=_mean_log_ratio(one, next(rows)))
-                for one in group.trajectories
-            ],
-        )
-        for group in groups
-    ]
+    return credit.rewritten(
+        groups,
+        lambda one, own: dataclasses.replace(one, log_ratio=_mean_log_ratio(one, own)),
+        logps,
+    )
 
 
-def _mean_log_ratio(one: trajectory.Trajectory, logps: Float[np.ndarray, " C"]) -> float | None:
+def _mean_log_ratio(one: trajectory.Trajectory, logps: Float[np.ndarray, " N"]) -> float | None:
     if not one.num_trained:
         return None
-    return float(np.mean(logps[: one.num_trained] - one.trained_logps))
+    return float(np.mean(logps.astype(np.float64) - one.trained_logps))

@@ -2,8 +2,8 @@
 
 Nothing here knows about models, meshes, tokenizers or configs: a loss takes the
 log-ratio of the policy being trained to the one that sampled, and returns one loss
-per token; :mod:`tunix.rl.aggregation` turns those into a number. Metrics are
-(sum, weight) pairs, like the loss. Axes: ``S`` sequences, ``C`` completion tokens.
+per token; :mod:`tunix.rl.aggregation` says what each weighs. Metrics are
+(sum, weight) pairs, like the loss. Axis: ``N`` tokens, of several sequences one after the other.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,40 +11,54 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from tunix.rl import kl
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
-ImportanceFn = Callable[
-    [Float[Array, "S C"], Float[Array, "S C"], Bool[Array, "S C"]], Float[Array, "S C"]
-]
-"""``fn(logps, old_logps, mask) -> log-ratio``."""
+ImportanceFn = Callable[..., Float[Array, " N"]]
+"""``fn(logps, old_logps, mask, *, sequence) -> log-ratio``, where arrays are ``[N]`` and
+``sequence`` says which sequence each token belongs to (see :func:`sequence_sum`)."""
 
-PolicyLossFn = Callable[..., tuple[Float[Array, "S C"], Metrics]]
+PolicyLossFn = Callable[..., tuple[Float[Array, " N"], Metrics]]
 """``fn(log_ratio, advantages, mask, *, clip_low, clip_high) -> (losses, metrics)``, where arrays
-are ``[S, C]``; ``clip_dual`` comes too where the settings ask for it."""
+are ``[N]``; ``clip_dual`` comes too where the settings ask for it."""
 
 
 def masked_sum(
-    x: Float[Array, "S C"], mask: Bool[Array, "S C"]
+    x: Float[Array, " N"], mask: Bool[Array, " N"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the sum of ``x`` where ``mask`` holds, and how often it holds."""
     return jnp.where(mask, x, 0.0).sum(), mask.sum().astype(jnp.float32)
 
 
+def sequence_sum(x: Float[Array, " N"], sequence: Int[Array, " N"]) -> Float[Array, " N"]:
+    """Return at every token the sum over its sequence, whose ids are below ``N`` and rise."""
+    sums = jax.ops.segment_sum(x, sequence, num_segments=x.shape[0], indices_are_sorted=True)
+    return sums[sequence]
+
+
 def token_log_ratio(
-    logps: Float[Array, "S C"], old_logps: Float[Array, "S C"], mask: Bool[Array, "S C"]
-) -> Float[Array, "S C"]:
+    logps: Float[Array, " N"],
+    old_logps: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"] | None = None,
+) -> Float[Array, " N"]:
     """Return each token's own log-ratio, 0 outside the mask (PPO, GRPO)."""
+    del sequence
     # Mask the inputs, not only the result: 0 * NaN is NaN in the backward pass.
     return kl.clamp_log_ratio(jnp.where(mask, logps - old_logps, 0.0))
 
 
 def sequence_log_ratio(
-    logps: Float[Array, "S C"], old_logps: Float[Array, "S C"], mask: Bool[Array, "S C"]
-) -> Float[Array, "S C"]:
+    logps: Float[Array, " N"],
+    old_logps: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"],
+) -> Float[Array, " N"]:
     """Return the sequence's mean log-ratio at every token, with the token's own gradient.
 
     The length-normalised sequence ratio ``s`` of GSPO in its token form,
@@ -54,30 +68,34 @@ def sequence_log_ratio(
     """
     own = token_log_ratio(logps, old_logps, mask)
     at_zero = own - jax.lax.stop_gradient(own)
-    return jnp.where(mask, jax.lax.stop_gradient(_mean(own, mask)) + at_zero, 0.0)
+    return jnp.where(mask, jax.lax.stop_gradient(_mean(own, mask, sequence)) + at_zero, 0.0)
 
 
 def sequence_mean_log_ratio(
-    logps: Float[Array, "S C"], old_logps: Float[Array, "S C"], mask: Bool[Array, "S C"]
-) -> Float[Array, "S C"]:
+    logps: Float[Array, " N"],
+    old_logps: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"],
+) -> Float[Array, " N"]:
     """Return the sequence's mean log-ratio at every token, with the gradient of the mean.
 
     GSPO itself (arXiv:2507.18071, eqs. 5-7). Where all tokens of a sequence have one advantage,
     loss and gradient are those of the token form.
     """
     own = token_log_ratio(logps, old_logps, mask)
-    return jnp.where(mask, _mean(own, mask), 0.0)
+    return jnp.where(mask, _mean(own, mask, sequence), 0.0)
 
 
 def clipped_surrogate(
-    log_ratio: Float[Array, "S C"],
-    advantages: Float[Array, "S C"],
-    mask: Bool[Array, "S C"],
+    log_ratio: Float[Array, " N"],
+    advantages: Float[Array, " N"],
+    mask: Bool[Array, " N"],
     *,
     clip_low: float,
     clip_high: float,
     clip_dual: float | None = None,
-) -> tuple[Float[Array, "S C"], Metrics]:
+) -> tuple[Float[Array, " N"], Metrics]:
     """Return the clipped surrogate loss of every token.
 
     With ``r = exp(log_ratio)`` the loss of one token is
@@ -116,13 +134,13 @@ def clipped_surrogate(
 
 
 def clipped_importance(
-    log_ratio: Float[Array, "S C"],
-    advantages: Float[Array, "S C"],
-    mask: Bool[Array, "S C"],
+    log_ratio: Float[Array, " N"],
+    advantages: Float[Array, " N"],
+    mask: Bool[Array, " N"],
     *,
     clip_low: float,
     clip_high: float,
-) -> tuple[Float[Array, "S C"], Metrics]:
+) -> tuple[Float[Array, " N"], Metrics]:
     """Return the loss of every token, whose importance ratio is clipped and not learned from.
 
     The gradient is that of ``-sg[clip(r, 1 - clip_low, 1 + clip_high)] * A * log p``: unlike
@@ -148,13 +166,13 @@ def clipped_importance(
 
 
 def clipped_value(
-    values: Float[Array, "S C"],
-    old_values: Float[Array, "S C"],
-    returns: Float[Array, "S C"],
-    mask: Bool[Array, "S C"],
+    values: Float[Array, " N"],
+    old_values: Float[Array, " N"],
+    returns: Float[Array, " N"],
+    mask: Bool[Array, " N"],
     *,
     clip_range: float | None,
-) -> tuple[Float[Array, "S C"], Metrics]:
+) -> tuple[Float[Array, " N"], Metrics]:
     """Return half the squared error of every value, clipped like a policy.
 
     ``max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) / 2``: a value that has already moved
@@ -191,13 +209,16 @@ def clipped_value(
     return 0.5 * jnp.maximum(error, clipped_error), metrics
 
 
-def _mean(x: Float[Array, "S C"], mask: Bool[Array, "S C"]) -> Float[Array, "S 1"]:
-    """Return each row's mean over its mask, 0 for an empty one; ``x`` is 0 outside it."""
-    return x.sum(axis=1, keepdims=True) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+def _mean(
+    x: Float[Array, " N"], mask: Bool[Array, " N"], sequence: Int[Array, " N"]
+) -> Float[Array, " N"]:
+    """Return each sequence's mean over its mask, 0 for an empty one; ``x`` is 0 outside it."""
+    counts = sequence_sum(mask.astype(jnp.float32), sequence)
+    return sequence_sum(x, sequence) / jnp.maximum(counts, 1.0)
 
 
 def _clip_metrics(
-    is_clipped: Bool[Array, "S C"], log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"]
+    is_clipped: Bool[Array, " N"], log_ratio: Float[Array, " N"], mask: Bool[Array, " N"]
 ) -> Metrics:
     sides = {
         "clip_fraction": is_clipped,

@@ -1,245 +1,281 @@
 """Where every token of a rollout lies in the arrays the model reads.
 
-A group's prompt is laid down once and its completions follow it in the same row:
-each sees the prompt and itself, never another completion, and its positions go on
-from the prompt's. The last token of a completion predicts nothing and is left out
-of the rows. Several groups share a row; a group that does not fit is split and its
-prompt repeated. The function computed is that of one row per completion
-(:func:`pad_rows`), only cheaper.
+A group's prompt is laid down once and what followed it in each trajectory comes behind, in the
+same row: each such answer sees the prompt and itself, never another answer, and its positions go
+on from the prompt's. What is not trained is read and predicts nothing; the last trained token is
+predicted and not read, and what lies behind it is left out. Several groups share a row; a group
+that does not fit is split and its prompt repeated. The function computed is that of one row per
+trajectory, only cheaper.
 
-Array sizes come from a small set, so that few programs are compiled: rows have a
-fixed length, their number is 1, 1.5, 2, 3, 4, 6, ... and the number of predicted
-tokens a quarter, half, three quarters or all of what the rows hold.
+Rows come in chunks of one shape, which follows from settings alone: a model's passes over any
+rollout are the same program. A chunk is full when no more fits into its rows, or among its targets.
 
-Axes: ``R`` rows, ``T`` their length, ``N`` predicted tokens, ``S`` completions in
-their original order (prompt-major), ``C`` completion tokens.
+Axes: ``R`` rows of a chunk, ``T`` their length, ``N`` predicted tokens, ``A`` tokens of an answer.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 ROW_LENGTH_MULTIPLE = 16
 TARGET_ROW_LENGTH = 512
 """Rows are about this long where groups are short enough: long rows waste attention."""
 
+CPU_CHUNK_TOKENS, ACCELERATOR_CHUNK_TOKENS = 512, 2048
+"""Tokens of a chunk where nothing else is said: enough to keep the device busy, which reads the
+weights and adds up gradients for each, and no more, as the last one of a step is padded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The size of every chunk."""
+
+    num_rows: int
+    row_length: int
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens a chunk can predict."""
+        return self.num_rows * self.row_length
+
+    def at_most(self, rows: int, num_shards: int) -> "Shape":
+        """Return the shape with no more rows than this, which the devices can share."""
+        return dataclasses.replace(self, num_rows=min(self.num_rows, _round_up(rows, num_shards)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What follows a prompt in one trajectory, up to the last token that is predicted."""
+
+    index: int
+    """Which trajectory of the batch it is."""
+    token_ids: Int[np.ndarray, " A"]
+    is_target: Bool[np.ndarray, " A"]
+    """Which tokens are predicted: the last one, and any before."""
+
+    @classmethod
+    def of(
+        cls, index: int, token_ids: Int[np.ndarray, " A"], is_target: Bool[np.ndarray, " A"]
+    ) -> "Answer":
+        """Return the answer without what lies behind the last token that is predicted."""
+        length = len(is_target) - int(np.argmax(is_target[::-1])) if is_target.any() else 0
+        return cls(index=index, token_ids=token_ids[:length], is_target=is_target[:length])
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are predicted."""
+        return int(self.is_target.sum())
+
+    @property
+    def num_read(self) -> int:
+        """How many tokens are laid down."""
+        return max(len(self.token_ids) - 1, 0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackGroup:
-    """A prompt and those of its completions that the model has to read."""
+    """A prompt and those answers to it that the model has to read."""
 
     prompt: Int[np.ndarray, " P"]
-    completions: Sequence[Int[np.ndarray, " T"]]
-    indices: Sequence[int]
-    """Place of each completion among the ``S`` of the batch."""
+    answers: Sequence[Answer]
+
+    @property
+    def size(self) -> int:
+        """How many tokens are laid down in one row."""
+        return len(self.prompt) + sum(answer.num_read for answer in self.answers)
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are predicted."""
+        return sum(answer.num_targets for answer in self.answers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The arrays of one packed batch; what lies on padding is 0."""
+    """The arrays of one chunk; what lies on padding is 0."""
 
     tokens: Int[np.ndarray, "R T"]
     positions: Int[np.ndarray, "R T"]
     segment_ids: Int[np.ndarray, "R T"]
     """Which tokens belong together; 0 is padding."""
     prefix_ids: Int[np.ndarray, "R T"]
-    """The segment a token sees besides its own: a completion's prompt, a prompt itself."""
+    """The segment a token sees besides its own: an answer's prompt, a prompt itself."""
     source: Int[np.ndarray, " N"]
     """Index into the flattened rows of the hidden state that predicts each target."""
     targets: Int[np.ndarray, " N"]
-    slot: Int[np.ndarray, "S C"]
-    """Index into ``N`` of each completion token; ``N`` itself where there is none."""
+    sequence: Int[np.ndarray, " N"]
+    """Which of :attr:`members` each target belongs to, in rising order; the last id on padding."""
+    mask: Bool[np.ndarray, " N"]
+    """Where there is a target: at the beginning."""
+    members: Sequence[int]
+    """The index of each answer, in the order of their targets."""
     num_tokens: int
     """How many of the ``R * T`` tokens are not padding."""
 
     @property
     def arrays(self) -> dict[str, Any]:
         """The arrays by name."""
-        return {name: value for name, value in vars(self).items() if name != "num_tokens"}
+        return {k: v for k, v in vars(self).items() if k not in ("members", "num_tokens")}
 
 
-def bucket(n: int) -> int:
-    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least ``n``."""
-    power = 1 << max(n - 1, 0).bit_length()
-    return power * 3 // 4 if power >= 4 and n <= power * 3 // 4 else power
-
-
-def default_row_length(
-    *, max_prompt_length: int, max_completion_length: int, num_generations: int
-) -> int:
-    """Return a row length that fits these settings and never changes during a run.
-
-    As many whole groups of the largest size as fit into ``TARGET_ROW_LENGTH``; one
-    group, or what is left of it at that length, where groups are larger; and at least
-    one prompt with one completion.
-    """
-    longest = max_prompt_length + max_completion_length - 1
-    group = max_prompt_length + num_generations * (max_completion_length - 1)
-    if group > TARGET_ROW_LENGTH:
-        return _round_up(max(longest, TARGET_ROW_LENGTH))
-    group = _round_up(group)
-    return group * (TARGET_ROW_LENGTH // group)
-
-
-def pack_groups(
-    groups: Sequence[PackGroup],
+def chunk_shape(
     *,
-    num_sequences: int,
+    max_prompt_length: int,
     max_completion_length: int,
-    row_length: int,
-    min_rows: int = 1,
-    min_targets: int = 1,
-) -> Layout:
-    """Return the layout in which a group's completions share one copy of their prompt.
+    num_generations: int,
+    micro_batch_size: int | None = None,
+    mini_batch_size: int | None = None,
+    num_shards: int = 1,
+) -> Shape:
+    """Return the shape of chunks under these settings.
+
+    Rows hold as many whole groups of the largest size as fit into ``TARGET_ROW_LENGTH``; one
+    group, or what is left of it at that length, where groups are larger; and at least one prompt
+    with one completion. A chunk is as many rows as ``micro_batch_size`` groups of the largest size
+    need, or of about :func:`chunk_tokens`.
 
     Args:
-        groups: What to lay down; completions without tokens take no place.
-        num_sequences: Size of the ``S`` axis; completions in no group have no slots.
-        max_completion_length: Size of the ``C`` axis.
-        row_length: Length of a row; longer if one prompt with one completion needs it.
-        min_rows: Least number of rows, e.g. to give several batches one shape.
-        min_targets: Least size of the ``N`` axis.
+        max_prompt_length: Longest prompt.
+        max_completion_length: Longest completion.
+        num_generations: Completions of each prompt.
+        micro_batch_size: Groups of a chunk, at their largest.
+        mini_batch_size: Groups that are trained on at a time: no chunk is larger.
+        num_shards: The number of rows is a multiple of this: the devices that share them.
+    """
+    read = max(max_completion_length - 1, 1)
+    group = max_prompt_length + num_generations * read
+    if group > TARGET_ROW_LENGTH:
+        length = _round_up(max(max_prompt_length + read, TARGET_ROW_LENGTH))
+    else:
+        length = _round_up(group) * (TARGET_ROW_LENGTH // _round_up(group))
+
+    def rows_of(num_groups: int) -> int:
+        if group <= length:
+            return -(-num_groups // (length // group))
+        return num_groups * -(-num_generations // ((length - max_prompt_length) // read))
+
+    rows = max(chunk_tokens() // length, 1)
+    if micro_batch_size is not None:
+        rows = rows_of(micro_batch_size)
+    if mini_batch_size is not None:
+        rows = min(rows, rows_of(mini_batch_size))
+    return Shape(num_rows=_round_up(rows, num_shards), row_length=length)
+
+
+def chunk_tokens() -> int:
+    """Return how many tokens make a chunk on this device."""
+    return CPU_CHUNK_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK_TOKENS
+
+
+def pack_groups(groups: Sequence[PackGroup], shape: Shape) -> list[Layout]:
+    """Return the chunks in which a group's answers share one copy of their prompt.
+
+    Args:
+        groups: What to lay down; answers without tokens take no place.
+        shape: Of each chunk; its rows are longer if one prompt with one answer needs it.
 
     Raises:
-        ValueError: If a prompt is empty: its last token predicts the first completion token.
+        ValueError: If a prompt is empty: its last token predicts the first token of an answer.
     """
-    read = [group for group in groups if any(len(c) for c in group.completions)]
-    row_length = max([row_length, *(_round_up(_longest(g)) for g in read)])
-    pieces = [piece for group in groups for piece in _split(group, row_length)]
-    rows = _first_fit(pieces, row_length)
-    writer = _Writer(
-        num_rows=max(bucket(len(rows)), min_rows),
-        row_length=row_length,
-        num_sequences=num_sequences,
-        max_completion_length=max_completion_length,
-    )
-    for row, members in enumerate(rows):
-        for piece in members:
-            writer.add(row, piece)
-    return writer.layout(min_targets)
-
-
-def pad_rows(
-    groups: Sequence[PackGroup],
-    *,
-    num_sequences: int,
-    max_completion_length: int,
-    row_length: int,
-    min_rows: int = 1,
-    min_targets: int = 1,
-) -> Layout:
-    """Return the plain layout: one row per completion, each with its own copy of the prompt.
-
-    The reference that packing is tested against. Arguments as for :func:`pack_groups`.
-    """
-    singles = [
-        PackGroup(prompt=group.prompt, completions=[completion], indices=[index])
+    groups = [
+        dataclasses.replace(group, answers=[a for a in group.answers if len(a.token_ids)])
         for group in groups
-        for completion, index in zip(group.completions, group.indices, strict=True)
-        if len(completion)
     ]
-    row_length = max([row_length, *(_round_up(_longest(g)) for g in singles)])
-    writer = _Writer(
-        num_rows=max(len(singles), min_rows),
-        row_length=row_length,
-        num_sequences=num_sequences,
-        max_completion_length=max_completion_length,
-    )
-    for row, single in enumerate(singles):
-        writer.add(row, single)
-    return writer.layout(min_targets)
+    longest = max((len(g.prompt) + a.num_read for g in groups for a in g.answers), default=0)
+    if longest > shape.row_length:
+        shape = dataclasses.replace(shape, row_length=_round_up(longest))
+    pieces = [piece for group in groups for piece in _split(group, shape)]
+    return [_layout(chunk, shape) for chunk in _first_fit(pieces, shape)]
 
 
 def _round_up(n: int, multiple: int = ROW_LENGTH_MULTIPLE) -> int:
     return -(-n // multiple) * multiple
 
 
-def _longest(group: PackGroup) -> int:
-    """Return the row length that the prompt with its longest completion needs."""
-    return len(group.prompt) + max(len(c) for c in group.completions) - 1
-
-
-def _size(group: PackGroup) -> int:
-    return len(group.prompt) + sum(len(c) - 1 for c in group.completions)
-
-
-def _split(group: PackGroup, row_length: int) -> list[PackGroup]:
-    """Return the group in pieces of at most ``row_length`` tokens, completions in order."""
+def _split(group: PackGroup, shape: Shape) -> list[PackGroup]:
+    """Return the group in pieces that fit into a row, answers in order."""
     if not len(group.prompt):
         raise ValueError(
             "a prompt has no tokens; there must be one to predict the first reply token"
         )
-    pieces: list[list[int]] = []
-    room = -1
-    for member, completion in enumerate(group.completions):
-        if not len(completion):
-            continue
-        if len(completion) - 1 > room:
+    pieces: list[list[Answer]] = []
+    room, targets = -1, 0
+    for answer in group.answers:
+        if answer.num_read > room or answer.num_targets > targets:
             pieces.append([])
-            room = row_length - len(group.prompt)
-        pieces[-1].append(member)
-        room -= len(completion) - 1
-    return [
-        PackGroup(
-            prompt=group.prompt,
-            completions=[group.completions[m] for m in members],
-            indices=[group.indices[m] for m in members],
+            room, targets = shape.row_length - len(group.prompt), shape.num_targets
+        pieces[-1].append(answer)
+        room -= answer.num_read
+        targets -= answer.num_targets
+    return [PackGroup(prompt=group.prompt, answers=answers) for answers in pieces]
+
+
+def _first_fit(pieces: Sequence[PackGroup], shape: Shape) -> list[list[list[PackGroup]]]:
+    """Return the pieces by chunk and row: longest first, each into the first row with room."""
+    chunks: list[list[list[PackGroup]]] = []
+    targets: list[int] = []
+    free: dict[tuple[int, int], int] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.size, reverse=True):
+        place = next(
+            (
+                (chunk, row)
+                for (chunk, row), left in free.items()
+                if left >= piece.size and targets[chunk] >= piece.num_targets
+            ),
+            None,
         )
-        for members in pieces
-    ]
+        if place is None:
+            place = len(chunks), 0
+            chunks.append([[] for _ in range(shape.num_rows)])
+            targets.append(shape.num_targets)
+            free |= {(len(chunks) - 1, row): shape.row_length for row in range(shape.num_rows)}
+        chunk, row = place
+        chunks[chunk][row].append(piece)
+        free[place] -= piece.size
+        targets[chunk] -= piece.num_targets
+    return chunks
 
 
-def _first_fit(pieces: Sequence[PackGroup], row_length: int) -> list[list[PackGroup]]:
-    """Return the pieces by row: longest first, each into the first row with room."""
-    rows: list[list[PackGroup]] = []
-    room: list[int] = []
-    for piece in sorted(pieces, key=_size, reverse=True):
-        size = _size(piece)
-        row = next((r for r, free in enumerate(room) if free >= size), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(row_length)
-        rows[row].append(piece)
-        room[row] -= size
-    return rows
+def _layout(rows: Sequence[Sequence[PackGroup]], shape: Shape) -> Layout:
+    """Return the arrays of one chunk."""
+    writer = _Writer(shape)
+    for row, members in enumerate(rows):
+        for piece in members:
+            writer.add(row, piece)
+    return writer.layout()
 
 
 class _Writer:
     """Lays groups into rows one after the other and remembers where every target went."""
 
-    def __init__(
-        self, *, num_rows: int, row_length: int, num_sequences: int, max_completion_length: int
-    ):
-        shape = (num_rows, row_length)
-        self.tokens = np.zeros(shape, np.int32)
-        self.positions = np.zeros(shape, np.int32)
-        self.segment_ids = np.zeros(shape, np.int32)
-        self.prefix_ids = np.zeros(shape, np.int32)
-        self.filled = np.zeros(num_rows, np.int64)
-        self.segments = np.zeros(num_rows, np.int64)
+    def __init__(self, shape: Shape):
+        rows = (shape.num_rows, shape.row_length)
+        self.tokens = np.zeros(rows, np.int32)
+        self.positions = np.zeros(rows, np.int32)
+        self.segment_ids = np.zeros(rows, np.int32)
+        self.prefix_ids = np.zeros(rows, np.int32)
+        self.filled = np.zeros(shape.num_rows, np.int64)
+        self.segments = np.zeros(shape.num_rows, np.int64)
         self.source: list[np.ndarray] = []
         self.targets: list[np.ndarray] = []
-        self.num_targets = 0
-        # -1 stands for "no token" until the size of N is known.
-        self.slot = np.full((num_sequences, max_completion_length), -1, np.int32)
+        self.members: list[int] = []
 
     def add(self, row: int, group: PackGroup) -> None:
-        """Write a prompt and its completions behind what the row already holds."""
-        length = len(group.prompt)
-        prompt_segment, prompt_start = self._write(row, group.prompt, first_position=0)
-        prompt_end = row * self.tokens.shape[1] + prompt_start + length - 1
-        for completion, index in zip(group.completions, group.indices, strict=True):
-            _, start = self._write(
-                row, completion[:-1], first_position=length, prefix=prompt_segment
-            )
-            inside = row * self.tokens.shape[1] + start + np.arange(len(completion) - 1)
-            self.source.append(np.concatenate([[prompt_end], inside]))
-            self.targets.append(completion)
-            self.slot[index, : len(completion)] = self.num_targets + np.arange(len(completion))
-            self.num_targets += len(completion)
+        """Write a prompt and its answers behind what the row already holds."""
+        length, first = len(group.prompt), row * self.tokens.shape[1]
+        prompt, start = self._write(row, group.prompt, first_position=0)
+        prompt_end = first + start + length - 1
+        for answer in group.answers:
+            ids = answer.token_ids
+            _, start = self._write(row, ids[:-1], first_position=length, prefix=prompt)
+            source = np.append(prompt_end, first + start + np.arange(len(ids) - 1))
+            self.source.append(source[answer.is_target])
+            self.targets.append(ids[answer.is_target])
+            self.members.append(answer.index)
 
     def _write(
         self, row: int, ids: np.ndarray, *, first_position: int, prefix: int | None = None
@@ -256,21 +292,29 @@ class _Writer:
         self.filled[row] += len(ids)
         return segment, start
 
-    def layout(self, min_targets: int) -> Layout:
-        """Return the arrays, with ``N`` rounded up to a quarter of the rows' tokens."""
-        quarter = -(-self.tokens.size // 4)
-        size = max(_round_up(max(self.num_targets, 1), quarter), min_targets)
-        source, targets = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        if self.source:
-            source[: self.num_targets] = np.concatenate(self.source)
-            targets[: self.num_targets] = np.concatenate(self.targets)
+    def layout(self) -> Layout:
+        """Return the arrays."""
+        size = self.tokens.size
+        counts = [len(own) for own in self.targets]
         return Layout(
             tokens=self.tokens,
             positions=self.positions,
             segment_ids=self.segment_ids,
             prefix_ids=self.prefix_ids,
-            source=source,
-            targets=targets,
-            slot=np.where(self.slot < 0, size, self.slot).astype(np.int32),
+            source=filled(self.source, size, np.int32),
+            targets=filled(self.targets, size, np.int32),
+            # Padding belongs to an id that no sequence has, as each has a target at least.
+            sequence=filled([np.repeat(np.arange(len(counts)), counts)], size, np.int32, size - 1),
+            mask=np.arange(size) < sum(counts),
+            members=self.members,
             num_tokens=int(self.filled.sum()),
         )
+
+
+def filled(parts: Sequence[np.ndarray], size: int, dtype: Any, padding: int = 0) -> np.ndarray:
+    """Return the parts behind each other, and padding up to ``size``."""
+    result, end = np.full(size, padding, dtype), 0
+    for part in parts:
+        result[end : end + len(part)] = part
+        end += len(part)
+    return result

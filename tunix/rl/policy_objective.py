@@ -19,14 +19,13 @@ def policy_objective(
 ) -> loss_output.LossOutput:
     """Return the policy loss, plus the KL to the reference, minus the entropy bonus.
 
-    Sequences that are not live count in the weight, and have neither loss nor gradient.
-    Metrics count the tokens whose log-probabilities were computed.
+    Metrics count tokens, each alike.
 
     Args:
         model: The policy being trained.
         batch: Tokens, advantages and earlier log-probabilities; ``ref_logps`` are needed
             if ``kl_beta`` is not 0.
-        config: Which ratio, clip, correction and aggregation.
+        config: Which ratio, clip and correction.
         kl_beta: Weight of the KL in the loss.
         kl_fn: How it is estimated.
 
@@ -49,7 +48,7 @@ def objective_of_logps(
     config: algorithm_config.AlgorithmConfig,
     kl_beta: float = 0.0,
     kl_fn: kl.KLEstimator = kl.k3,
-    further_loss: Float[Array, "S C"] | None = None,
+    further_loss: Float[Array, " N"] | None = None,
     further_metrics: losses.Metrics | None = None,
 ) -> loss_output.LossOutput:
     """Return :func:`policy_objective` of what the policy said of the tokens.
@@ -57,22 +56,21 @@ def objective_of_logps(
     Args:
         policy: Log-probabilities, with entropy where the settings read it.
         batch: See :func:`policy_objective`, also for the next three.
-        config: Which ratio, clip, correction and aggregation.
+        config: Which ratio, clip and correction.
         kl_beta: Weight of the KL in the loss.
         kl_fn: How it is estimated.
-        further_loss: Loss of every token that is added before they are aggregated, 0 where
-            nothing is computed.
+        further_loss: Loss of every token that is added before they are weighed.
         further_metrics: What is logged of it.
 
     Raises:
         ValueError: If ``kl_beta`` is not 0 and there are no ``ref_logps``.
     """
-    computed, logps = batch.computed, policy.logps
-    old_logps = jax.lax.stop_gradient(logps) if batch.old_logps is None else batch.old_logps
+    mask, logps = batch.mask, policy.logps
+    old_logps = jnp.where(batch.on_policy, jax.lax.stop_gradient(logps), batch.old_logps)
 
-    log_ratio = config.importance_fn(logps, old_logps, computed)
+    log_ratio = config.importance_fn(logps, old_logps, mask, sequence=batch.sequence)
     per_token, metrics = config.policy_loss(
-        log_ratio, batch.advantages, computed, **config.clip_options
+        log_ratio, batch.advantages, mask, **config.clip_options
     )
     if config.correction_fn is not None:
         per_token, correction = _corrected(per_token, old_logps, batch, config)
@@ -81,44 +79,39 @@ def objective_of_logps(
         if batch.ref_logps is None:
             raise ValueError(f"beta is {kl_beta}, but the batch has no ref_logps")
         # Mask the inputs, not only the result: 0 * NaN is NaN in the backward pass.
-        divergence = kl_fn(
-            jnp.where(computed, logps, 0.0), jnp.where(computed, batch.ref_logps, 0.0)
-        )
+        divergence = kl_fn(jnp.where(mask, logps, 0.0), jnp.where(mask, batch.ref_logps, 0.0))
         per_token = per_token + kl_beta * divergence
-        metrics = metrics | {"kl": losses.masked_sum(divergence, computed)}
+        metrics = metrics | {"kl": losses.masked_sum(divergence, mask)}
     if policy.entropy is not None:
-        metrics = metrics | {"entropy": losses.masked_sum(policy.entropy, computed)}
+        metrics = metrics | {"entropy": losses.masked_sum(policy.entropy, mask)}
         if config.entropy_coef is not None:
             per_token = per_token - config.entropy_coef * policy.entropy
     if further_loss is not None:
         per_token = per_token + further_loss
     metrics = metrics | (further_metrics or {})
-    mismatch, worst_mismatch = rollout_correction.mismatch_metrics(
-        logps, batch.sampler_logps, computed
-    )
-    largest_ratio = jnp.exp(jnp.where(computed, log_ratio, 0.0)).max()
-
-    loss_sum, weight_sum = config.aggregate(
-        per_token, batch.mask, max_length=batch.sampler_logps.shape[1]
-    )
+    mismatch, worst_mismatch = rollout_correction.mismatch_metrics(logps, batch.sampler_logps, mask)
+    largest_ratio = jnp.exp(jnp.where(mask, log_ratio, 0.0)).max()
     return loss_output.LossOutput(
-        loss_sum=loss_sum,
-        weight_sum=weight_sum,
+        loss_sum=(batch.weights * jnp.where(mask, per_token, 0.0)).sum(),
+        weight_sum=batch.weight,
         metrics=jax.lax.stop_gradient(metrics | mismatch),
         maxima=jax.lax.stop_gradient({"ratio_max": largest_ratio} | worst_mismatch),
     )
 
 
 def _corrected(
-    per_token: Float[Array, "S C"],
-    old_logps: Float[Array, "S C"],
+    per_token: Float[Array, " N"],
+    old_logps: Float[Array, " N"],
     batch: common.PolicyBatch,
     config: algorithm_config.AlgorithmConfig,
-) -> tuple[Float[Array, "S C"], losses.Metrics]:
+) -> tuple[Float[Array, " N"], losses.Metrics]:
     """Return the losses, each weighed by what the trainer thinks of the sampler's draw."""
     assert config.correction_fn is not None
     weights = config.correction_fn(
-        old_logps - batch.sampler_logps, batch.computed, limit=config.rollout_correction_limit
+        old_logps - batch.sampler_logps,
+        batch.mask,
+        sequence=batch.sequence,
+        limit=config.rollout_correction_limit,
     )
-    metrics = {"correction_weight": losses.masked_sum(weights, batch.computed)}
+    metrics = {"correction_weight": losses.masked_sum(weights, batch.mask)}
     return per_token * jax.lax.stop_gradient(weights), metrics

@@ -169,8 +169,8 @@ class RLCluster:
                 key=key,
             )
 
-    def get_ref_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
-        """Return the reference's log-probabilities of the completion tokens.
+    def get_ref_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, " N"]:
+        """Return the reference's log-probabilities of the predicted tokens.
 
         Raises:
             ValueError: If there is no reference.
@@ -184,19 +184,19 @@ class RLCluster:
         with self.on_device(Role.ACTOR if is_actor else Role.REFERENCE):
             return self._actor.place.fetch(self.inference_worker.get_ref_per_token_logps(batch))
 
-    def get_old_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
-        """Return the log-probabilities of the completion tokens under the actor as it is now."""
+    def get_old_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, " N"]:
+        """Return the log-probabilities of the predicted tokens under the actor as it is now."""
         return self.compute_with_actor(common.token_logps, batch)
 
     def compute_with_actor(
-        self, fn: Callable[..., Float[Array, "S C"]], batch: common.PolicyBatch
-    ) -> Float[Array, "S C"]:
-        """Return ``fn(actor, batch=batch)``, a number for every completion token, no gradient."""
+        self, fn: Callable[..., Float[Array, " N"]], batch: common.PolicyBatch
+    ) -> Float[Array, " N"]:
+        """Return ``fn(actor, batch=batch)``, a number for every predicted token, no gradient."""
         with self.on_device(Role.ACTOR):
             return self._actor.compute(fn, batch)
 
-    def get_values(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
-        """Return what the critic thinks of the state before each completion token.
+    def get_values(self, batch: common.PolicyBatch) -> Float[Array, " N"]:
+        """Return what the critic thinks of the state before each predicted token.
 
         Raises:
             ValueError: If there is no critic.
@@ -217,19 +217,28 @@ class RLCluster:
         with self.on_device(Role.REWARD):
             return self.inference_worker.get_rewards(prompt_ids, completion_ids)
 
-    def update_critic(self, micro_batches: Sequence[common.PolicyBatch]) -> step_handle.StepHandle:
-        """Take one optimizer step of the critic, without waiting for it.
+    def update_critic(
+        self, micro_batches: Sequence[common.PolicyBatch], *, weight: float = 0.0
+    ) -> step_handle.StepHandle:
+        """Take one optimizer step of the critic, see :meth:`update_actor`.
 
         Raises:
             ValueError: If there is no critic.
         """
         with self._residency.use(*cluster_parts.TRAINED_CRITIC):
-            return self._critic_role.update(micro_batches)
+            return self._critic_role.update(micro_batches, weight)
 
-    def update_actor(self, micro_batches: Sequence[common.PolicyBatch]) -> step_handle.StepHandle:
-        """Take one optimizer step on the micro-batches, without waiting for it."""
+    def update_actor(
+        self, micro_batches: Sequence[common.PolicyBatch], *, weight: float = 0.0
+    ) -> step_handle.StepHandle:
+        """Take one optimizer step, without waiting for it.
+
+        Args:
+            micro_batches: What is learned from.
+            weight: That of trajectories known to have neither loss nor gradient.
+        """
         with self._residency.use(*cluster_parts.TRAINED_ACTOR):
-            return self._actor.update(micro_batches)
+            return self._actor.update(micro_batches, weight)
 
     def copy_weights(self) -> nnx.State:
         """Return the actor's weights as they are now, for a later :meth:`sync_weights`."""

@@ -91,6 +91,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         )
         self.global_steps = rollout_steps.restored_steps(rl_cluster)
         """Rollouts trained on, those before a resume included."""
+        self._has_updated = False
         self.collector = self.make_collector()
         """How the groups of a step come about."""
 
@@ -265,41 +266,43 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         """Return the completions with the rewards that count; here those of the functions."""
         return scored
 
-    def update(self, micro_batches: Sequence[common.PolicyBatch]) -> list[step_handle.StepHandle]:
-        """Take one optimizer step of every model that is trained, without waiting for it."""
-        return [self.rl_cluster.update_actor(micro_batches)]
+    def update(
+        self, micro_batches: Sequence[common.PolicyBatch], *, weight: float
+    ) -> list[step_handle.StepHandle]:
+        """Take one optimizer step of every model that is trained, without waiting for it.
+
+        Args:
+            micro_batches: What is learned from; none where nothing is.
+            weight: That of trajectories known to have neither loss nor gradient.
+        """
+        return [self.rl_cluster.update_actor(micro_batches, weight=weight)]
 
     def per_token(
         self,
         groups: Sequence[trajectory.Group],
-        fn: Callable[[common.PolicyBatch], Float[Array, "S C"]],
-    ) -> Float[np.ndarray, "S C"]:
-        """Return what ``fn`` says of every sampled token, a micro-batch at a time.
+        fn: Callable[[common.PolicyBatch], Float[Array, " N"]],
+    ) -> list[Float[np.ndarray, " N"]]:
+        """Return what ``fn`` says of the trained tokens of each trajectory, a chunk at a time.
 
         Args:
-            groups: All completions of the rollout.
+            groups: All trajectories of the rollout.
             fn: E.g. ``rl_cluster.get_ref_per_token_logps``.
         """
-        settings = dataclasses.replace(
-            self.batch_settings(len(groups)), mask_truncated=False, skip_dead=False
-        )
-        step = batching.make_step_batches(groups, settings, from_sampler=True)
-        found = [(np.asarray(batch.mask), fn(batch)) for batch in step.batches]
-        total = sum(np.where(mask, np.asarray(values), 0.0) for mask, values in found)
-        return np.asarray(total)[: sum(len(group.trajectories) for group in groups)]
+        settings = dataclasses.replace(self.batch_settings, mask_truncated=False, skip_dead=False)
+        return self._in_chunks(groups, settings, fn)
 
-    def logged_kl(
-        self,
-        groups: Sequence[trajectory.Group],
-        ref_logps: Float[np.ndarray, "S C"],
-        kl_fn: kl_lib.KLEstimator,
-    ) -> Float[np.ndarray, "S C"]:
+    def kl_of_tokens(
+        self, groups: Sequence[trajectory.Group], kl_fn: kl_lib.KLEstimator
+    ) -> list[Float[np.ndarray, " N"]]:
         """Return each token's KL to the reference as the sampler saw it, and log the mean."""
-        width = self.max_completion_length
-        mask = credit.sampled_mask(groups, width)
-        logps = credit.padded([m.trained_logps for m in credit.members_of(groups)], width)
-        values = np.where(mask, np.asarray(kl_fn(jnp.asarray(logps), jnp.asarray(ref_logps))), 0.0)
-        self.rl_cluster.buffer_metrics({"kl": float(values.sum() / mask.sum())})
+
+        def divergence(batch: common.PolicyBatch) -> Float[Array, " N"]:
+            ref_logps = self.rl_cluster.get_ref_per_token_logps(batch)
+            return kl_fn(jnp.asarray(batch.sampler_logps), ref_logps)
+
+        with self.rl_cluster.perf.span("reference"):
+            values = self.per_token(groups, divergence)
+        self.rl_cluster.buffer_metrics({"kl": float(np.concatenate(values).mean())})
         return values
 
     def _update(self, groups: Sequence[trajectory.Group]) -> list[dict[str, float]]:
@@ -312,65 +315,82 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
         is_stale = rollout_metrics.is_stale(groups, self._trainer.train_steps)
         has_moved = is_stale or self.algo_config.is_off_policy
         is_corrected = self.algo_config.correction_fn is not None
-        from_sampler = not is_single or (has_moved and not is_corrected)
+        on_policy = is_single and (is_corrected or not has_moved)
+        if self.needs_reference:
+            with self.rl_cluster.perf.span("reference"):
+                score = self.rl_cluster.get_ref_per_token_logps
+                parts = [self._with_logps(part, "ref_logps", score) for part in parts]
+        if is_corrected and not is_single:
+            score = self.rl_cluster.get_old_per_token_logps
+            parts = [self._with_logps(part, "old_logps", score) for part in parts]
         steps = [
             batching.make_step_batches(
-                part, self.batch_settings(len(part)), from_sampler=from_sampler
+                part, self.batch_settings, on_policy=on_policy, at_least_one=not self._has_updated
             )
             for part in parts
         ]
+        self._has_updated = True
+        num_slots = sum(step.num_slots for step in steps)
         self.rl_cluster.buffer_metrics(
-            {
-                "packing_efficiency": sum(s.num_tokens for s in steps)
-                / sum(s.num_slots for s in steps)
-            }
+            {"packing_efficiency": sum(step.num_tokens for step in steps) / max(num_slots, 1)}
         )
-        batches = [self._with_reference(step.batches) for step in steps]
-        if is_corrected and not is_single:
-            batches = [[self._with_old_logps(one) for one in part] for part in batches]
         with self.rl_cluster.perf.span("train"):
             handles = [
-                self.update(micro_batches)
+                self.update(step.batches, weight=step.weight)
                 for _ in range(self.num_iterations)
-                for micro_batches in batches
+                for step in steps
             ]
             return [
                 {name: value for one in step for name, value in one.result().items()}
                 for step in handles
             ]
 
-    def _with_old_logps(self, batch: common.PolicyBatch) -> common.PolicyBatch:
-        """Return the micro-batch with the trainer's log-probabilities before any update."""
-        logps = self.rl_cluster.get_old_per_token_logps(batch)
-        return dataclasses.replace(batch, old_logps=logps)
+    def _with_logps(
+        self,
+        groups: Sequence[trajectory.Group],
+        name: str,
+        fn: Callable[[common.PolicyBatch], Float[Array, " N"]],
+    ) -> list[trajectory.Group]:
+        """Return the groups with what ``fn`` says of the tokens that are trained on."""
+        found = self._in_chunks(groups, self.batch_settings, fn)
+        return credit.rewritten(
+            groups, lambda one, own: dataclasses.replace(one, **{name: own}), found
+        )
 
-    def _with_reference(
-        self, micro_batches: Sequence[common.PolicyBatch]
-    ) -> list[common.PolicyBatch]:
-        """Return the micro-batches with ``ref_logps``, if the loss needs them."""
-        if not self.needs_reference:
-            return list(micro_batches)
-        with self.rl_cluster.perf.span("reference") as span:
-            ref_logps = [self.rl_cluster.get_ref_per_token_logps(b) for b in micro_batches]
-            span.wait_for(ref_logps)
-        return [
-            dataclasses.replace(batch, ref_logps=logps)
-            for batch, logps in zip(micro_batches, ref_logps, strict=True)
-        ]
+    def _in_chunks(
+        self,
+        groups: Sequence[trajectory.Group],
+        settings: batching.BatchSettings,
+        fn: Callable[[common.PolicyBatch], Float[Array, " N"]],
+    ) -> list[Float[np.ndarray, " N"]]:
+        """Return what ``fn`` says of the tokens of each trajectory, 0 of those that do not count.
 
-    def batch_settings(self, num_groups: int) -> batching.BatchSettings:
-        """Return how so many groups are laid out for an update."""
-        config = self.rollout_config
+        Chunks are those of the update, or smaller where that is asked for.
+        """
+        limit = self._training_config.compute_logps_micro_batch_size
+        if limit is not None:
+            shape = settings.shape.at_most(limit, self.rl_cluster.data_parallelism)
+            settings = dataclasses.replace(settings, shape=shape)
+        return batching.make_step_batches(groups, settings, on_policy=True).per_trajectory(fn)
+
+    @property
+    def batch_settings(self) -> batching.BatchSettings:
+        """How trajectories are laid out for an update: always alike."""
+        config, training = self.rollout_config, self._training_config
+        num_shards = self.rl_cluster.data_parallelism
         return batching.BatchSettings(
-            row_length=packing.default_row_length(
+            shape=packing.chunk_shape(
                 max_prompt_length=config.max_prompt_length,
                 max_completion_length=config.max_tokens_to_generate,
                 num_generations=self.num_generations,
+                micro_batch_size=training.train_micro_batch_size,
+                mini_batch_size=training.mini_batch_size,
+                num_shards=num_shards,
             ),
             max_completion_length=config.max_tokens_to_generate,
             temperature=config.temperature,
-            micro_batch_size=self._training_config.train_micro_batch_size or num_groups,
+            aggregate=self.algo_config.aggregate,
             mask_truncated=self.algo_config.mask_truncated,
             skip_dead=self.skips_dead_sequences,
-            num_shards=self.rl_cluster.data_parallelism,
+            is_sharded=num_shards > 1,
         )

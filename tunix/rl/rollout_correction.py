@@ -5,7 +5,7 @@ gradient; weighing it with ``w = p / q`` removes the bias, and limiting ``w`` bo
 variance (Yao et al., 2025, "Your efficient RL framework secretly brings you off-policy RL
 training", https://fengyao.notion.site/off-policy-rl; Ionides, 2008, "Truncated importance
 sampling"). Every function maps the log-ratio ``log p - log q`` of each token to a weight
-of each token, a constant of the gradient. Axes: ``S`` sequences, ``C`` completion tokens.
+of each token, a constant of the gradient. Axis: ``N`` tokens, of several sequences.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,52 +13,71 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from tunix.rl import kl
+from tunix.rl import kl, losses
 
-CorrectionFn = Callable[..., Float[Array, "S C"]]
-"""``fn(log_ratio [S, C], mask [S, C], *, limit) -> weights [S, C]``."""
+CorrectionFn = Callable[..., Float[Array, " N"]]
+"""``fn(log_ratio [N], mask [N], *, sequence, limit) -> weights [N]``, where ``sequence`` says which
+sequence each token belongs to (see :func:`tunix.rl.losses.sequence_sum`)."""
 
 
 def truncated_token(
-    log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"], *, limit: float
-) -> Float[Array, "S C"]:
+    log_ratio: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"],
+    limit: float,
+) -> Float[Array, " N"]:
     """Return ``min(w, limit)`` of each token's own ratio: biased, of bounded variance."""
+    del sequence
     return jnp.minimum(_weights(log_ratio, mask), limit)
 
 
 def truncated_sequence(
-    log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"], *, limit: float
-) -> Float[Array, "S C"]:
+    log_ratio: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"],
+    limit: float,
+) -> Float[Array, " N"]:
     """Return ``min(w, limit)`` of the whole sequence at each of its tokens.
 
     The product of the tokens' ratios: without the limit exactly unbiased, but of a variance
     that grows with the length.
     """
-    return jnp.minimum(_weights(_summed(log_ratio, mask), mask), limit)
+    return jnp.minimum(_weights(_summed(log_ratio, mask, sequence), mask), limit)
 
 
 def masked_token(
-    log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"], *, limit: float
-) -> Float[Array, "S C"]:
+    log_ratio: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"],
+    limit: float,
+) -> Float[Array, " N"]:
     """Return ``w`` of each token, and 0 where it lies outside ``[1 / limit, limit]``.
 
     A token on which the two disagree that much teaches nothing (IcePop: Ling team, 2025,
     "Small leak can sink a great ship").
     """
+    del sequence
     return _masked(_weights(log_ratio, mask), limit)
 
 
 def masked_sequence(
-    log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"], *, limit: float
-) -> Float[Array, "S C"]:
+    log_ratio: Float[Array, " N"],
+    mask: Bool[Array, " N"],
+    *,
+    sequence: Int[Array, " N"],
+    limit: float,
+) -> Float[Array, " N"]:
     """Return ``w`` of the whole sequence, and 0 where it lies outside ``[1 / limit, limit]``."""
-    return _masked(_weights(_summed(log_ratio, mask), mask), limit)
+    return _masked(_weights(_summed(log_ratio, mask, sequence), mask), limit)
 
 
 def mismatch_metrics(
-    logps: Float[Array, "S C"], sampler_logps: Float[Array, "S C"], mask: Bool[Array, "S C"]
+    logps: Float[Array, " N"], sampler_logps: Float[Array, " N"], mask: Bool[Array, " N"]
 ) -> tuple[dict[str, tuple[Float[Array, ""], Float[Array, ""]]], dict[str, Float[Array, ""]]]:
     """Return how far the trainer's log-probabilities are from the sampler's.
 
@@ -95,20 +114,21 @@ def effective_sample_size(mean_weight: float, mean_square: float) -> float:
     return mean_weight**2 / mean_square if mean_square > 0.0 else 0.0
 
 
-def _clamped(log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"]) -> Float[Array, "S C"]:
+def _clamped(log_ratio: Float[Array, " N"], mask: Bool[Array, " N"]) -> Float[Array, " N"]:
     return kl.clamp_log_ratio(jnp.where(mask, log_ratio, 0.0))
 
 
-def _weights(log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"]) -> Float[Array, "S C"]:
+def _weights(log_ratio: Float[Array, " N"], mask: Bool[Array, " N"]) -> Float[Array, " N"]:
     return jnp.exp(jax.lax.stop_gradient(_clamped(log_ratio, mask)))
 
 
-def _summed(log_ratio: Float[Array, "S C"], mask: Bool[Array, "S C"]) -> Float[Array, "S C"]:
-    total = jnp.where(mask, log_ratio, 0.0).sum(axis=1, keepdims=True)
-    return jnp.broadcast_to(total, log_ratio.shape)
+def _summed(
+    log_ratio: Float[Array, " N"], mask: Bool[Array, " N"], sequence: Int[Array, " N"]
+) -> Float[Array, " N"]:
+    return losses.sequence_sum(jnp.where(mask, log_ratio, 0.0), sequence)
 
 
-def _masked(weights: Float[Array, "S C"], limit: float) -> Float[Array, "S C"]:
+def _masked(weights: Float[Array, " N"], limit: float) -> Float[Array, " N"]:
     return jnp.where((weights >= 1.0 / limit) & (weights <= limit), weights, 0.0)
 
 

@@ -86,11 +86,13 @@ def update_metrics(
             called ``off_policy_...`` in place of ``mismatch_...``: it measures how far training
             has moved, and would hide whether sampler and trainer compute the same.
     """
-    names = [name for name in updates[0] if kind_of(name) != "status"]
+    # A step without a batch, before any, does not know what is measured of one.
+    known = {name: 0.0 for update in updates for name in update if kind_of(name) != "status"}
+    updates = [known | update for update in updates]
     # The first that computed anything: until then the policy has not moved.
-    compared = next((u for u in updates if u.get("mismatch_weight_square") != 0.0), updates[0])
-    combined = {name: float(np.mean([update[name] for update in updates])) for name in names}
-    for name in names:
+    compared = next((u for u in updates if u.get("mismatch_weight_square")), updates[0])
+    combined = {name: float(np.mean([update[name] for update in updates])) for name in known}
+    for name in known:
         values = [update[name] for update in updates]
         if name.startswith("mismatch_"):
             combined[name] = compared[name]

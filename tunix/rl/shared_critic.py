@@ -67,9 +67,9 @@ def has_value_head(model: nnx.Module) -> bool:
     return isinstance(vars(model).get("value_head"), ValueHead)
 
 
-def token_values(model: decoder.Decoder, batch: common.PolicyBatch) -> Float[Array, "S C"]:
-    """Return the value of the state before each completion token, 0 where none is computed."""
-    return _values_of(model, common.predicting_states(model, batch), batch)
+def token_values(model: decoder.Decoder, batch: common.PolicyBatch) -> Float[Array, " N"]:
+    """Return the value of the state before each predicted token; anything on padding."""
+    return _values_of(model, common.predicting_states(model, batch))
 
 
 def joint_objective(
@@ -78,7 +78,7 @@ def joint_objective(
     """Return the policy loss plus ``value_coef`` times the value loss, from one forward pass.
 
     The losses of a token are added (Schulman et al., 2017, arXiv:1707.06347, eq. 9), then tokens
-    are aggregated: value losses weigh what the losses of their tokens weigh.
+    are weighed: value losses weigh what the losses of their tokens weigh.
 
     Args:
         model: A decoder with a value head.
@@ -95,13 +95,13 @@ def joint_objective(
         model, states, batch, with_entropy=policy_objective.needs_entropy(config)
     )
     value_loss, metrics = losses.clipped_value(
-        _values_of(model, states, batch),
+        _values_of(model, states),
         batch.values,
         batch.returns,
-        batch.computed,
+        batch.mask,
         clip_range=config.clip_range_value,
     )
-    metrics = metrics | {"loss": losses.masked_sum(value_loss, batch.computed)}
+    metrics = metrics | {"loss": losses.masked_sum(value_loss, batch.mask)}
     return policy_objective.objective_of_logps(
         policy,
         batch,
@@ -111,9 +111,7 @@ def joint_objective(
     )
 
 
-def _values_of(
-    model: decoder.Decoder, states: Float[Array, "N D"], batch: common.PolicyBatch
-) -> Float[Array, "S C"]:
+def _values_of(model: decoder.Decoder, states: Float[Array, "N D"]) -> Float[Array, " N"]:
     head: ValueHead = vars(model)["value_head"]
     precision = dot_lib.resolve_precision(model.config.precision)
-    return common.by_sequence(head(states, precision=precision), batch.slot)
+    return head(states, precision=precision)

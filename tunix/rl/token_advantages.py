@@ -1,108 +1,85 @@
-"""Advantages that differ from token to token, as pure functions of padded rows.
+"""Advantages that differ from token to token, as pure functions of one trajectory, on the host.
 
-Axes: ``S`` completions, one per row whatever the model's rows were (packed or not), ``C``
-tokens. ``mask`` is True where the policy sampled a token; other places (padding behind a
-completion, tool output inside it) are stepped over and come out as 0. Works on JAX arrays;
-NumPy arrays are taken, too.
+Axis: ``N`` trained tokens, of all its turns one after the other: what somebody else wrote between
+them takes no time. Sums are of double precision, results of single precision.
 """
 
 from collections.abc import Callable, Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-Rows = Float[Array | np.ndarray, "S C"]
-Mask = Bool[Array | np.ndarray, "S C"]
+Tokens = Float[np.ndarray, " N"]
 
 
-def token_rewards(
-    scores: Float[Array | np.ndarray, " S"], penalties: Rows, mask: Mask
-) -> Float[Array, "S C"]:
+def token_rewards(score: float, penalties: Tokens) -> Tokens:
     """Return the reward of every token: minus its penalty, and the score at the last token.
 
     Args:
-        scores: Reward of each completion; any float, never rounded.
+        score: Reward of the whole; any float, never rounded.
         penalties: What each token costs, e.g. ``beta`` times its KL.
-        mask: True where the policy sampled a token.
     """
-    lengths = mask.shape[1] - 1 - jnp.argmax(jnp.asarray(mask)[:, ::-1], axis=1)
-    is_last = (jnp.arange(mask.shape[1]) == lengths[:, None]) & mask
-    rewards = jnp.where(is_last, jnp.asarray(scores, jnp.float32)[:, None], 0.0)
-    return rewards - jnp.where(mask, penalties, 0.0)
+    rewards = -np.asarray(penalties, np.float32)
+    rewards[-1:] += np.float32(score)
+    return rewards
 
 
-def returns_to_go(rewards: Rows, mask: Mask, *, gamma: float = 1.0) -> Float[Array, "S C"]:
+def returns_to_go(rewards: Tokens, *, gamma: float = 1.0) -> Tokens:
     """Return the discounted sum of the rewards from each token on.
 
     The advantage of REINFORCE++ before whitening (Hu et al., 2025, arXiv:2501.03262).
     """
-    zeros = jnp.zeros(rewards.shape, jnp.float32)
-    return gae(rewards, zeros, mask, gamma=gamma, gae_lambda=1.0)[0]
+    return gae(rewards, np.zeros_like(rewards), gamma=gamma, gae_lambda=1.0)[0]
 
 
 def gae(
-    rewards: Rows, values: Rows, mask: Mask, *, gamma: float, gae_lambda: float
-) -> tuple[Float[Array, "S C"], Float[Array, "S C"]]:
+    rewards: Tokens, values: Tokens, *, gamma: float, gae_lambda: float
+) -> tuple[Tokens, Tokens]:
     """Return generalised advantage estimates and the returns a critic should predict.
 
     ``A_t = sum_l (gamma * lambda)^l delta_{t+l}`` with ``delta_t = r_t + gamma * V_{t+1} - V_t``
     (Schulman et al., 2015, arXiv:1506.02438, eqs. 12 and 16); the value behind the last token is
-    0. Returns are ``A + V``. Tokens outside the mask take no time: the one before them
-    continues with the one behind.
+    0. Returns are ``A + V``.
 
     Args:
         rewards: Reward of each token.
         values: Value of the state in which each token was chosen.
-        mask: True where the policy sampled a token; the rest may hold anything, even NaN.
         gamma: Discount per token.
         gae_lambda: 0 trusts the next value, 1 the rewards alone.
     """
-    rewards, values = jnp.asarray(rewards, jnp.float32), jnp.asarray(values, jnp.float32)
-
-    def step(later, now):
-        next_advantage, next_value = later
-        reward, value, held = now
-        delta = reward + gamma * next_value - value
-        advantage = delta + gamma * gae_lambda * next_advantage
-        carry = (jnp.where(held, advantage, next_advantage), jnp.where(held, value, next_value))
-        return carry, jnp.where(held, advantage, 0.0)
-
-    zeros = jnp.zeros(rewards.shape[0], jnp.float32)
-    columns = (rewards.T, values.T, jnp.asarray(mask).T)
-    _, advantages = jax.lax.scan(step, (zeros, zeros), columns, reverse=True)
-    return advantages.T, jnp.where(mask, advantages.T + values, 0.0)
+    values = np.asarray(values, np.float64)
+    deltas = rewards + gamma * np.append(values[1:], 0.0) - values
+    advantage, found = 0.0, []
+    for delta in deltas[::-1].tolist():
+        advantage = delta + gamma * gae_lambda * advantage
+        found.append(advantage)
+    advantages = np.asarray(found[::-1], np.float64)
+    return advantages.astype(np.float32), (advantages + values).astype(np.float32)
 
 
-def whiten(
-    x: Rows, mask: Mask, *, keep_mean: bool = False, eps: float = 1e-8
-) -> Float[Array, "S C"]:
-    """Return ``x`` with mean 0 and deviation 1 over all tokens of the mask, 0 elsewhere.
+def whiten(x: Tokens, *, keep_mean: bool = False, eps: float = 1e-8) -> Tokens:
+    """Return ``x`` with mean 0 and deviation 1.
 
     Of a whole rollout, before it is split: the same for every mini- and micro-batch. All 0
     where the values are all equal. (REINFORCE++, arXiv:2501.03262; PPO implementations.)
 
     Args:
-        x: A value per token; outside the mask it may hold anything, even NaN.
-        mask: Which tokens count.
+        x: A value of every token that counts, of all trajectories.
         keep_mean: Whether the mean is added again: then it stays, and equal values stay what
             they are (``whiten(shift_mean=False)`` of Ziegler et al., 2019, arXiv:1909.08593;
             Huang et al., 2024, arXiv:2403.17031).
         eps: Added to the deviation.
     """
-    count = jnp.maximum(jnp.sum(mask), 1)
-    x = jnp.where(mask, x, 0.0)
-    mean = x.sum() / count
+    x = np.asarray(x, np.float64)
     # Equal values must give exactly 0, whatever rounding does to their mean.
-    smallest, largest = jnp.where(mask, x, jnp.inf).min(), jnp.where(mask, x, -jnp.inf).max()
-    centered = jnp.where(mask & (largest > smallest), x - mean, 0.0)
-    whitened = centered / (jnp.sqrt(jnp.square(centered).sum() / count) + eps)
-    return x - centered + whitened if keep_mean else whitened
+    differ = len(x) > 0 and x.min() < x.max()
+    centered = x - x.mean() if differ else np.zeros_like(x)
+    whitened = centered / (np.sqrt(np.mean(np.square(centered))) + eps) if differ else centered
+    return (x - centered + whitened if keep_mean else whitened).astype(np.float32)
 
 
-TokenAdvantageFn = Callable[..., tuple[Float[Array, "S C"], Float[Array, "S C"]]]
-"""``fn(rewards, values, mask, *, gamma, gae_lambda) -> (advantages, returns)``, all ``[S, C]``."""
+TokenAdvantageFn = Callable[..., tuple[Tokens, Tokens]]
+"""``fn(rewards, values, *, gamma, gae_lambda) -> (advantages, returns)``, all ``[N]``: of one
+trajectory at a time."""
 
 TOKEN_ADVANTAGE_ESTIMATORS: Mapping[str, TokenAdvantageFn] = {"gae": gae}

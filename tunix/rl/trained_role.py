@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float
 
-from tunix.rl import common, placement, row_chunks, trainer
+from tunix.rl import common, placement, trainer
 from tunix.sft import step_handle
 
 
@@ -14,29 +14,30 @@ class TrainedRole:
     Args:
         owner: Trains the model.
         place: Where it is.
-        rows: Rows of tokens that :meth:`compute` reads at a time; ``None`` reads all at once.
     """
 
-    def __init__(self, owner: trainer.Trainer, place: placement.Place, rows: int | None):
-        self.trainer, self.place, self._rows = owner, place, rows
+    def __init__(self, owner: trainer.Trainer, place: placement.Place):
+        self.trainer, self.place = owner, place
 
     def compute(
-        self, fn: Callable[..., Float[Array, "S C"]], batch: common.PolicyBatch
-    ) -> Float[Array, "S C"]:
+        self, fn: Callable[..., Float[Array, " N"]], batch: common.PolicyBatch
+    ) -> Float[Array, " N"]:
         """Return ``fn(model, batch=batch)`` without gradient; compiled once for each ``fn``.
 
         Args:
-            fn: Says something of every completion token, and 0 of those a batch does not have.
-            batch: Its rows may come a few at a time.
+            fn: Says something of every predicted token.
+            batch: A chunk.
         """
-        return row_chunks.by_chunks(
-            lambda part: self.trainer.compute(fn, self.place.put(part)),
-            batch,
-            self._rows,
-            multiple=self.place.data_parallelism,
-        )
+        return self.trainer.compute(fn, self.place.put(batch))
 
-    def update(self, micro_batches: Sequence[common.PolicyBatch]) -> step_handle.StepHandle:
-        """Take one optimizer step, without waiting for it."""
+    def update(
+        self, micro_batches: Sequence[common.PolicyBatch], weight: float
+    ) -> step_handle.StepHandle:
+        """Take one optimizer step, without waiting for it.
+
+        Args:
+            micro_batches: What is learned from.
+            weight: That of trajectories known to have neither loss nor gradient.
+        """
         here = [self.place.fetch(batch) for batch in micro_batches]
-        return self.trainer.step_on([{"batch": batch} for batch in here])
+        return self.trainer.step_on([{"batch": batch} for batch in here], weight=weight)

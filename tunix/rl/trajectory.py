@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 Author = Literal["prompt", "policy", "environment"]
 
+_PER_TOKEN = ("token_rewards", "token_advantages", "old_logps", "ref_logps", "values", "returns")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Span:
@@ -73,6 +75,11 @@ class Trajectory:
     advantage: float = 0.0
     """Advantage of all tokens, or the mean of :attr:`token_advantages` where they differ."""
     token_advantages: Float[np.ndarray, " N"] | None = None
+    old_logps: Float[np.ndarray, " N"] | None = None
+    """Log-probabilities under the trainer's policy before an update, where they are not taken to
+    be those of the sampler."""
+    ref_logps: Float[np.ndarray, " N"] | None = None
+    """Log-probabilities under the reference policy, where they are needed."""
     values: Float[np.ndarray, " N"] | None = None
     """What the critic thinks of the state before each token."""
     returns: Float[np.ndarray, " N"] | None = None
@@ -81,7 +88,7 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not self.spans or self.spans[0].author != "prompt":
             raise ValueError("a trajectory begins with a prompt")
-        for name in ("token_rewards", "token_advantages", "values", "returns"):
+        for name in _PER_TOKEN:
             given = getattr(self, name)
             if given is not None and len(given) != self.num_trained:
                 raise ValueError(f"{len(given)} {name} for {self.num_trained} trained tokens")

@@ -59,7 +59,7 @@ class Stepper:
         self._throttler = inflight_throttler.InflightThrottler(max_inflight)
         self.watch = nonfinite.SkippedStepWatch(dump_directory, max_inflight)
         self._functions: train_step.StepFunctions | None = None
-        self._computed: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._computed: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._num_embeddings = token_ids.num_embeddings(model)
         self._split, params, variables = train_state.split_model(model)
         arrays = (params, self._split.frozen)
@@ -107,7 +107,8 @@ class Stepper:
         """Take the model's arrays and structure as they are now; the optimizer's state stays."""
         split, params, variables = train_state.split_model(self.model)
         if split.graphdef != self._split.graphdef:
-            self._functions = self._computed = None
+            self._functions = None
+            self._computed.clear()
         self._split = split
         self.replace_state(dataclasses.replace(self.state, params=params, variables=variables))
 
@@ -175,7 +176,7 @@ class Stepper:
             fn: A pure function of the model and one micro-batch; compiled once.
             inputs: Its keyword arguments, placed like those of a loss.
         """
-        if self._computed is None or self._computed[0] != fn:
+        if fn not in self._computed:
             split = self._split
 
             def run(params: Any, variables: Any, frozen: Any, inputs: Mapping[str, Any]) -> Any:
@@ -183,10 +184,10 @@ class Stepper:
                 model.eval()
                 return fn(model, **inputs)
 
-            self._computed = fn, jax.jit(run)
+            self._computed[fn] = jax.jit(run)
         state = self.state
         placed = self._placed(inputs, replicate_uneven=True)
-        return self._computed[1](state.params, state.variables, self._split.frozen, placed)
+        return self._computed[fn](state.params, state.variables, self._split.frozen, placed)
 
     def require_finite(self, step: int) -> None:
         """Raise ``DivergedError`` if what training changes holds NaN or infinity after ``step``."""

@@ -29,7 +29,7 @@ _LAYERS = (
 )
 _SAFETENSORS = "only safetensors and GGUF files are read: tunix.AutoModel.from_pretrained(path)"
 _PACKED = (
-    "losses take a packed tunix.rl.common.PolicyBatch, whose masks come from lengths; see "
+    "losses take a packed tunix.rl.common.PolicyBatch, whose masks come from spans; see "
     "docs/how-to/your_own_learner.md"
 )
 _INTERNAL = "internal to google-tunix; nothing here needs it"

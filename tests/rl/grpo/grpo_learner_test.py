@@ -8,7 +8,7 @@ from flax import nnx
 from tests.rl import helpers
 from tunix.models import lora
 from tunix.perf import compile_counter
-from tunix.rl import batching, common, rewards, rl_cluster
+from tunix.rl import common, rewards, rl_cluster
 from tunix.rl.collecting import experience
 from tunix.utils import config as config_lib
 
@@ -39,12 +39,14 @@ def test_sampler_and_trainer_agree_over_a_ragged_batch_with_continuous_batching(
     assert {t.finish_reason for t in members} == {"stop", "length"}
     assert len({len(t.trained_ids) for t in members}) > 3
 
-    settings = dataclasses.replace(helpers.SETTINGS, temperature=rollout.temperature)
-    (batch,) = batching.make_step_batches(groups, settings, from_sampler=True).batches
-    batch = jax.tree.map(jax.numpy.asarray, batch)
-    logps = common.policy_logps(cluster.actor_trainer.model, batch).logps
-    difference = np.where(batch.mask, np.asarray(logps) - batch.sampler_logps, 0.0)
-    assert np.abs(difference).max() < 1e-5
+    model = cluster.actor_trainer.model
+    found = helpers.per_trajectory(
+        groups,
+        lambda batch: common.policy_logps(model, batch).logps,
+        temperature=rollout.temperature,
+    )
+    for own, one in zip(found, members, strict=True):
+        assert np.abs(own - one.trained_logps).max() < 1e-5
 
 
 def test_the_first_update_is_on_policy():
@@ -96,6 +98,26 @@ def test_micro_batches_change_nothing_but_rounding():
         parameters.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(state)]))
     # Adam's first step is the sign of the gradient times the rate, where it is not tiny.
     assert np.quantile(np.abs(parameters[0] - parameters[1]), 0.99) < 1e-5
+
+
+def test_passes_without_a_gradient_read_no_more_rows_than_they_may():
+    found = {}
+    for rows in (None, 1):
+        cluster = helpers.make_cluster(
+            train_micro_batch_size=48, compute_logps_micro_batch_size=rows
+        )
+        learner = helpers.make_learner(cluster)
+        groups = helpers.make_groups(np.ones((40, 4)), max_prompt=8)
+        seen = []
+
+        def logps(batch, cluster=cluster, seen=seen):
+            seen.append(batch.tokens.shape)
+            return cluster.get_old_per_token_logps(batch)
+
+        found[rows] = np.concatenate(learner.per_token(groups, logps))
+        assert set(seen) == {(rows or 3, 512)}
+    np.testing.assert_allclose(found[1], found[None], atol=1e-5)
+    assert np.abs(found[1]).max() > 1.0
 
 
 @pytest.mark.slow

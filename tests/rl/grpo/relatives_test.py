@@ -178,10 +178,7 @@ def test_the_kl_may_be_charged_before_the_loss(placement):
     row = 0
     for before, after in zip(groups, charged, strict=True):
         size = len(before.trajectories)
-        kls = [
-            t.trained_logps - ref[row + i, : len(t.trained_ids)]
-            for i, t in enumerate(before.trajectories)
-        ]
+        kls = [t.trained_logps - ref[row + i] for i, t in enumerate(before.trajectories)]
         row += size
         rewards = np.array([t.reward for t in before.trajectories])
         if placement == "reward":

@@ -15,7 +15,7 @@ from tunix.utils import config as config_lib
 def test_the_reference_scores_with_the_weights_it_has_now():
     model = helpers.tiny_decoder()
     worker = inference_worker.InferenceWorker({"reference": model})
-    batch = helpers.one_batch(helpers.make_groups([[1.0, -1.0]]))
+    batch = helpers.one_batch(helpers.make_groups([[1.0, -1.0]]), shape=(1, 48))
     before = worker.get_ref_per_token_logps(batch)
     np.testing.assert_allclose(before, common.policy_logps(model, batch).logps, atol=1e-6)
     model.embed_tokens.w[...] = 0.5 * model.embed_tokens.w[...]

@@ -61,14 +61,12 @@ def test_tokens_get_estimates_over_a_reward_at_the_end():
     learner = make_learner(cluster, whiten_advantages=False, gamma=0.9, gae_lambda=0.8)
     groups = learner.assign_credit(learner.new_rollout().groups(BATCH))
     for member in (one for group in groups for one in group.trajectories):
-        rewards = np.zeros((1, len(member.trained_ids)))
-        rewards[0, -1] = member.reward
+        rewards = np.zeros(len(member.trained_ids))
+        rewards[-1] = member.reward
         values = np.full(rewards.shape, 0.25)
-        expected, returns = token_advantages.gae(
-            rewards, values, np.ones(rewards.shape, bool), gamma=0.9, gae_lambda=0.8
-        )
-        np.testing.assert_allclose(member.token_advantages, expected[0], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(member.returns, returns[0], rtol=1e-4, atol=1e-6)
+        expected, returns = token_advantages.gae(rewards, values, gamma=0.9, gae_lambda=0.8)
+        np.testing.assert_allclose(member.token_advantages, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(member.returns, returns, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(member.values, 0.25, rtol=1e-5)
     # Rewards are sixths: nothing here rounds them to whole numbers.
     assert {round(6 * one.reward) for g in groups for one in g.trajectories} - {0, 6}
@@ -84,7 +82,7 @@ def test_every_token_pays_for_its_distance_to_the_reference():
     row = 0
     for before, after in zip(free.assign_credit(groups), paid, strict=True):
         for a, b in zip(before.trajectories, after.trajectories, strict=True):
-            kl = a.trained_logps - ref[row, : len(a.trained_ids)]
+            kl = a.trained_logps - ref[row]
             to_go = np.cumsum(kl[::-1])[::-1]
             np.testing.assert_allclose(
                 b.token_advantages, a.token_advantages - 0.5 * to_go, rtol=1e-4, atol=1e-5
@@ -152,7 +150,7 @@ def test_rewards_are_whitened_before_advantages_are_estimated(shared, mask_trunc
     ref = learner.per_token(groups, cluster.get_ref_per_token_logps)
     rewards = []
     for row, one in enumerate(members):
-        paid = -0.5 * (one.trained_logps - ref[row, : len(one.trained_ids)])
+        paid = -0.5 * (one.trained_logps - ref[row])
         paid[-1] += one.reward
         rewards.append(np.asarray(paid, np.float64))
     kept = [i for i, one in enumerate(members) if not (mask_truncated and one.truncated)]

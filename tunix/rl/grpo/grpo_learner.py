@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-import numpy as np
 from flax import nnx
-from jaxtyping import Float
 
 from tunix.rl import (
     common,
@@ -96,22 +94,16 @@ class GRPOLearner(rl_learner.RLLearner[ConfigT]):
         """Return the groups with the KL charged where it goes, and whitened if asked for."""
         config = self.algo_config
         if config.reward_beta != 0.0:
-            penalties = config.reward_beta * self._kl(groups)
+            penalties = [
+                config.reward_beta * own for own in self.kl_of_tokens(groups, config.kl_fn)
+            ]
             if config.kl_placement == "reward":
                 groups = credit.charge_rewards(groups, penalties, config.advantage_fn)
             else:
                 groups = credit.charge_tokens(groups, penalties)
         if config.whiten_advantages:
-            groups = credit.whitened(
-                groups, self.max_completion_length, mask_truncated=config.mask_truncated
-            )
+            groups = credit.whitened(groups, mask_truncated=config.mask_truncated)
         return groups
-
-    def _kl(self, groups: list[trajectory.Group]) -> Float[np.ndarray, "S C"]:
-        """Return the estimated KL to the reference of every token, and log its mean."""
-        with self.rl_cluster.perf.span("reference"):
-            ref_logps = self.per_token(groups, self.rl_cluster.get_ref_per_token_logps)
-        return self.logged_kl(groups, ref_logps, self.algo_config.kl_fn)
 
 
 def no_reference(beta: float) -> str:

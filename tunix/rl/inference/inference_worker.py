@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tunix.rl import common, placement, row_chunks
+from tunix.rl import common, placement
 from tunix.rl.reward_fns import reward_model
 from tunix.sft.dpo import reward_model as reward_model_lib
 
@@ -23,7 +23,6 @@ class InferenceWorker:
             actor of a LoRA run its own reference: no second copy of the weights.
         data_sharding_axis: Mesh axes that the rows of a batch are split over, where a model's mesh
             has them.
-        micro_batch_size: Rows of tokens at a time; by default all of a batch.
     """
 
     def __init__(
@@ -32,11 +31,10 @@ class InferenceWorker:
         *,
         adapters: bool = True,
         data_sharding_axis: Iterable[str] = (),
-        micro_batch_size: int | None = None,
     ):
         self._models = dict(models)
-        self._adapters, self._rows = adapters, micro_batch_size
-        self._logps: Callable[..., Float[Array, "S C"]] | None = None
+        self._adapters = adapters
+        self._logps: Callable[..., Float[Array, " N"]] | None = None
         self._reward: reward_model.ModelReward | None = None
         self.places = {
             role: placement.Place.of(model, data_sharding_axis)
@@ -54,25 +52,19 @@ class InferenceWorker:
             raise ValueError(f"no model has the role {role!r}; there are {sorted(self._models)}")
         return self._models[role]
 
-    def get_ref_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
-        """Return the reference's log-probabilities of the completion tokens of ``batch``."""
+    def get_ref_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, " N"]:
+        """Return the reference's log-probabilities of the predicted tokens of ``batch``."""
         model = self.get_model("reference")
         if self._logps is None:
             # The structure is split once; the arrays are read anew, since training replaces them.
             graphdef, adapters = nnx.graphdef(model), self._adapters
 
-            def logps(state: nnx.State, batch: common.PolicyBatch) -> Float[Array, "S C"]:
+            def logps(state: nnx.State, batch: common.PolicyBatch) -> Float[Array, " N"]:
                 merged = nnx.merge(graphdef, state)
                 return common.policy_logps(merged, batch, adapters=adapters).logps
 
             self._logps = jax.jit(logps)
-        compiled, state, place = self._logps, nnx.state(model), self.places["reference"]
-        return row_chunks.by_chunks(
-            lambda part: compiled(state, place.put(part)),
-            batch,
-            self._rows,
-            multiple=place.data_parallelism,
-        )
+        return self._logps(nnx.state(model), self.places["reference"].put(batch))
 
     def get_rewards(
         self,

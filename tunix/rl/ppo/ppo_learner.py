@@ -19,7 +19,6 @@ from tunix.rl import (
     rl_cluster,
     rl_learner,
     shared_critic,
-    token_advantages,
     trajectory,
 )
 from tunix.rl.grpo import grpo_learner
@@ -89,54 +88,52 @@ class PPOLearner(rl_learner.RLLearner[ppo_config.PPOConfig]):
 
     def assign_credit(self, groups: list[trajectory.Group]) -> list[trajectory.Group]:
         """Return the groups with values, returns and the advantage of every token."""
-        config, width = self.algo_config, self.max_completion_length
+        config = self.algo_config
         with self.rl_cluster.perf.span("values"):
             values = self.per_token(groups, self._values)
-        mask = credit.sampled_mask(groups, width)
-        scores = np.asarray([m.reward for m in credit.members_of(groups)], np.float32)
-        token_rewards = token_advantages.token_rewards(scores, self._penalties(groups), mask)
+        rewards = [
+            one.reward_of_tokens - penalty
+            for one, penalty in zip(credit.members_of(groups), self._penalties(groups), strict=True)
+        ]
+        truncation = {"mask_truncated": config.mask_truncated}
         if config.whiten_rewards:
-            trained = credit.trained_mask(groups, width, mask_truncated=config.mask_truncated)
-            token_rewards = token_advantages.whiten(token_rewards, trained, keep_mean=True)
-        found, returns = config.token_advantage_fn(
-            token_rewards, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
-        )
-        groups = credit.with_values(groups, values, np.asarray(returns))
-        groups = credit.with_token_advantages(groups, np.asarray(found))
-        if not config.whiten_advantages:
-            return groups
-        return credit.whitened(groups, width, mask_truncated=config.mask_truncated)
+            rewards = credit.whiten(groups, rewards, keep_mean=True, **truncation)
+        estimates = [
+            config.token_advantage_fn(own, value, gamma=config.gamma, gae_lambda=config.gae_lambda)
+            for own, value in zip(rewards, values, strict=True)
+        ]
+        groups = credit.with_values(groups, values, [np.asarray(x) for _, x in estimates])
+        groups = credit.with_token_advantages(groups, [np.asarray(x) for x, _ in estimates])
+        return credit.whitened(groups, **truncation) if config.whiten_advantages else groups
 
-    def update(self, micro_batches: Sequence[common.PolicyBatch]) -> list[step_handle.StepHandle]:
+    def update(
+        self, micro_batches: Sequence[common.PolicyBatch], *, weight: float
+    ) -> list[step_handle.StepHandle]:
         """Take one optimizer step of the critic and one of the actor, together if they share it."""
         if self._is_shared:
-            return [self.rl_cluster.update_actor(micro_batches)]
+            return super().update(micro_batches, weight=weight)
         learned = self.rl_cluster.update_critic(micro_batches)
         named = {f"critic/{name}": value for name, value in learned.metrics.items()}
         return [
             dataclasses.replace(learned, metrics=named),
-            self.rl_cluster.update_actor(micro_batches),
+            *super().update(micro_batches, weight=weight),
         ]
 
     @property
     def _is_shared(self) -> bool:
         return self.algo_config.critic_backbone == "shared"
 
-    def _values(self, batch: common.PolicyBatch) -> Float[Array, "S C"]:
+    def _values(self, batch: common.PolicyBatch) -> Float[Array, " N"]:
         if self._is_shared:
             return self.rl_cluster.compute_with_actor(shared_critic.token_values, batch)
         return self.rl_cluster.get_values(batch)
 
-    def _penalties(self, groups: list[trajectory.Group]) -> Float[np.ndarray, "S C"]:
+    def _penalties(self, groups: list[trajectory.Group]) -> Sequence[Float[np.ndarray, " N"]]:
         """Return what every token pays for its distance to the reference."""
         beta = self.algo_config.beta
         if beta == 0.0:
-            return np.zeros(
-                (len(credit.members_of(groups)), self.max_completion_length), np.float32
-            )
-        with self.rl_cluster.perf.span("reference"):
-            ref_logps = self.per_token(groups, self.rl_cluster.get_ref_per_token_logps)
-        return beta * self.logged_kl(groups, ref_logps, self.algo_config.kl_fn)
+            return [np.zeros(one.num_trained, np.float32) for one in credit.members_of(groups)]
+        return [beta * own for own in self.kl_of_tokens(groups, self.algo_config.kl_fn)]
 
 
 def _critic_problems(cluster: rl_cluster.RLCluster, config: ppo_config.PPOConfig) -> list[str]:
