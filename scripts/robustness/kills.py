@@ -202,7 +202,6 @@ def _settings(folder: pathlib.Path, command: str) -> dict[str, Any]:
         "metrics_logging_options": {"flush_every_n_steps": 1},
     }
     if command == "sft":
-        # The first rows have more loss than any later batch: see training_input.loss_positions.
         train = [{"prompt": "q", "completion": "abc" * 20} for _ in range(8)]
         train += [{"prompt": "q" * (10 + i % 40), "completion": "ab" * 5} for i in range(56)]
         held_out = [{"prompt": "q" * 50, "completion": "abcab" + "c" * i} for i in range(7)]

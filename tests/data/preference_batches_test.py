@@ -39,7 +39,7 @@ def test_one_pair_by_hand():
     )
     a, b, c = pair.chosen.tokens
     (d,) = pair.rejected.tokens
-    rows = preference_batching.collate_pairs([[pair]], num_rows=1, length=8).rows
+    rows = preference_batching.collate_pairs([[pair]], num_rows=1, length=8, num_targets=4).rows
     assert rows.tokens.tolist() == [[5, 6, a, b, 0, 0, 0, 0]]
     assert rows.positions.tolist() == [[0, 1, 2, 3, 0, 0, 0, 0]]
     assert rows.segment_ids.tolist() == [[1, 1, 2, 2, 0, 0, 0, 0]]
@@ -87,7 +87,7 @@ def test_a_row_that_cannot_hold_the_longest_pair_is_refused():
         preference_batches.pair_batches(PAIRS, settings(packing=True, row_length=8))
 
 
-def test_batches_are_padded_to_few_lengths_or_to_the_longest():
+def test_all_batches_have_the_length_of_the_longest_rounded_up_or_not():
     rng = np.random.default_rng(0)
     long = helpers.preference_tokens.TokenizedPair(
         helpers.tokens(rng, 30), helpers.answer(rng, 40), helpers.answer(rng, 12)
@@ -101,7 +101,17 @@ def test_batches_are_padded_to_few_lengths_or_to_the_longest():
         }
         for pad_to in ("bucket", "max")
     }
-    assert lengths == {"bucket": {64, 80}, "max": {80}}
+    assert lengths == {"bucket": {128}, "max": {80}}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_all_batches_have_room_for_the_tokens_that_any_of_them_predicts(packing):
+    batches = list(preference_batches.pair_batches(PAIRS, settings(batch_size=1, packing=packing)))
+    room = {batch.rows.targets.shape for batch in batches}
+    used = [(batch.rows.answer < batch.rows.lengths.shape[1]).sum() for batch in batches]
+    assert len(room) == 1
+    assert max(used) <= room.pop()[1] <= (2 if packing else 1) * max(used)
+    assert sum(used) == sum(int(a.mask.sum()) for pair in PAIRS for a in pair.answers)
 
 
 def shapes(**changes):
@@ -111,7 +121,7 @@ def shapes(**changes):
 
 def test_the_last_short_batch_is_dropped_or_filled():
     assert len(shapes()) == len(PAIRS) // 4 == 2
-    assert shapes(last_batch="keep") == [(4, 12)] * 3
+    assert shapes(last_batch="keep", pad_to="max") == [(4, 12)] * 3
 
 
 def test_epochs_and_windows_of_packing_are_read():

@@ -113,11 +113,11 @@ def test_columns_can_be_renamed():
     assert account.rows == 1
 
 
-def test_batches_are_padded_to_few_lengths():
+def test_all_batches_have_the_length_of_the_longest_example():
     examples, _ = tokenized(pairs(3, 100), max_target_length=200)
     settings = {"batch_size": 1, "shuffle_seed": None, "max_target_length": 200}
     batches = sft_data.make_batches(examples, TOKENIZER, sft_data.SftDataConfig(**settings))
-    assert [b["input_tokens"].shape for b in batches] == [(1, 64), (1, 128)]
+    assert [b["input_tokens"].shape for b in batches] == [(1, 128)] * 2
     full = sft_data.SftDataConfig(**settings, pad_to="max")
     shapes = [b["input_tokens"].shape for b in sft_data.make_batches(examples, TOKENIZER, full)]
     assert shapes == [(1, 200), (1, 200)]

@@ -87,9 +87,8 @@ def test_slicing_to_the_positions_with_loss_changes_nothing():
     batch["input_mask"][:, 5:] = 0.0
     expected = loss_and_grads(toys.tiny_decoder(), batch)
     positions = training_input.loss_positions(batch["input_mask"])
-    assert positions is not None
-    assert len(positions) < batch["input_tokens"].size
-    sliced = loss_and_grads(toys.tiny_decoder(), batch | {"loss_positions": positions})
+    assert positions["num_loss_positions"] < batch["input_tokens"].size
+    sliced = loss_and_grads(toys.tiny_decoder(), batch | positions)
     np.testing.assert_allclose(sliced[:2], expected[:2], rtol=1e-6)
     assert_same_gradients(expected[2], sliced[2])
 

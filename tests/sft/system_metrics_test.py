@@ -42,7 +42,7 @@ def test_speed_is_tokens_and_counted_operations_over_seconds(monkeypatch):
     monkeypatch.setattr(machine, "peak_flops", lambda kind: 1e9)
     model = tiny()
     with system_metrics.SystemMetrics(model, span.SpanTimer()) as system:
-        values = system.read(tokens=600, row_length=20, seconds=3.0)
+        values = system.read((0, 0.0), tokens=600, row_length=20, seconds=3.0)
     rate = 200 * flops.training_flops_per_token(model.config, 10.0)
     assert values["system/tokens_per_second"] == 200
     assert values["system/tflops_per_second"] == pytest.approx(rate / 1e12)
@@ -52,7 +52,7 @@ def test_speed_is_tokens_and_counted_operations_over_seconds(monkeypatch):
 
 def test_a_device_without_a_known_peak_has_no_utilisation():
     with system_metrics.SystemMetrics(tiny(), span.SpanTimer()) as system:
-        assert "system/mfu" not in system.read(tokens=6, row_length=2, seconds=1.0)
+        assert "system/mfu" not in system.read((0, 0.0), tokens=6, row_length=2, seconds=1.0)
 
 
 def test_compilations_and_waits_belong_to_the_step_they_happened_in(monkeypatch):
@@ -60,9 +60,9 @@ def test_compilations_and_waits_belong_to_the_step_they_happened_in(monkeypatch)
     with system_metrics.SystemMetrics(toys.Noisy(rngs=nnx.Rngs(0)), timer) as system:
         jax.jit(lambda x: x * 3.0 + 1.0)(jnp.ones(7)).block_until_ready()
         monkeypatch.setattr(timer, "totals", lambda: {"data": 0.25, "step": 1.0})
-        first = system.read(0, 0, 1.0)
+        first = system.read(system.compiled(), 0, 0, 1.0)
         monkeypatch.setattr(timer, "totals", lambda: {"data": 0.5, "step": 2.0})
-        second = system.read(0, 0, 1.0)
+        second = system.read(system.compiled(), 0, 0, 1.0)
     assert first["system/compiles"] >= 1
     assert first["system/compile_sec"] > 0
     assert second["system/compiles"] == second["system/compile_sec"] == 0

@@ -24,27 +24,15 @@ def test_anything_else_is_refused_with_the_remedy():
         training_input.default_model_input(np.zeros(3))
 
 
-def test_positions_are_those_of_non_zero_weight_and_never_the_first_of_a_row():
+def test_positions_of_non_zero_weight_come_first_and_never_the_first_of_a_row():
     mask = np.array([[1, 0, 0.5, 0], [1, 1, 0, 0]])
-    np.testing.assert_array_equal(training_input.loss_positions(mask), [2, 5])
+    found = training_input.loss_positions(mask)
+    assert found["num_loss_positions"] == 2
+    np.testing.assert_array_equal(found["loss_positions"], [2, 5, 0, 1, 3, 4, 6, 7])
 
 
-def test_their_number_is_rounded_up_and_filled_with_the_first_token():
-    mask = np.zeros((2, 8))
-    mask[0, 3:8] = 1
-    np.testing.assert_array_equal(
-        training_input.loss_positions(mask, granularity=2), [3, 4, 5, 6, 7, 0, 0, 0]
-    )
-
-
-def test_their_number_takes_few_values_so_that_programs_are_reused():
-    mask = np.zeros((2, 16))
-    sizes = []
-    for count in range(1, 16):
-        mask.flat[count] = 1
-        sizes.append(len(training_input.loss_positions(mask)))
-    assert sizes == [8] * 8 + [16] * 7
-
-
-def test_a_batch_full_of_loss_is_taken_whole():
-    assert training_input.loss_positions(np.ones((4, 8))) is None
+def test_their_shape_is_that_of_the_batch_so_that_one_program_serves_all():
+    for mask in (np.zeros((2, 3)), np.ones((2, 3))):
+        found = training_input.loss_positions(mask)
+        assert sorted(found["loss_positions"]) == list(range(6))
+        assert found["num_loss_positions"] == 4 * mask[0, 0]

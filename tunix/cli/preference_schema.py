@@ -34,7 +34,7 @@ class PreferenceDataOptions(config_lib.Config):
     """Tokens of a packed row; what the longest example needs when unset."""
 
     pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad a batch to the next of a few lengths, or always to the longest."""
+    """Pad rows to the longest prompt with its answers, rounded up to 64 tokens, or not rounded."""
 
     last_batch: Literal["drop", "keep"] = "keep"
     """What happens to a short last batch."""

@@ -52,7 +52,7 @@ class SftDataOptions(config_lib.Config):
     """Consecutive examples that are packed together."""
 
     pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad a batch to the next of a few lengths, or always to ``max_target_length``."""
+    """Pad rows to the longest example, rounded up to 64 tokens, or to ``max_target_length``."""
 
     last_batch: Literal["drop", "keep"] = "keep"
     """What happens to a short last batch."""

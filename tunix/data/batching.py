@@ -50,6 +50,9 @@ class Shard:
         return {name: array[mine] for name, array in batch.items()}
 
 
+_MULTIPLE = 64
+"""Row lengths are multiples of this, so that data sets that differ little share programs."""
+
 WHOLE = Shard(process_index=0, process_count=1)
 """The only host reads everything."""
 
@@ -104,6 +107,15 @@ def collate(
         "positions": positions,
         "segment_ids": segments,
     }
+
+
+def row_length(longest: int, limit: int | None = None) -> int:
+    """Return the tokens of the rows of a data set, in which no example is longer than ``longest``.
+
+    One length for all its batches, since every length is one compiled program.
+    """
+    rounded = -(-longest // _MULTIPLE) * _MULTIPLE
+    return rounded if limit is None else min(rounded, limit)
 
 
 def length_buckets(max_length: int, *, smallest: int = 64) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """From tokenized preferences to batches of few shapes, in an order that can be resumed."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,14 @@ def pair_batches(
         ValueError: If a pair does not fit a packed row.
     """
     sizes = [preference_batching.pair_size(pair, with_last=with_last) for pair in pairs]
-    room = _Room(sizes, settings)
+    room = _Room(sizes, settings, _num_targets(pairs, in_one_row=True))
 
     def collate(rows: Sequence[Any]) -> preference_batching.PairBatch:
         return preference_batching.collate_pairs(
             rows,
             num_rows=settings.batch_size,
-            length=room.length(
-                preference_batching.pair_size(p, with_last=with_last) for row in rows for p in row
-            ),
+            length=room.length,
+            num_targets=room.num_targets,
             pairs_per_row=room.per_row,
             with_last=with_last,
         )
@@ -60,13 +60,15 @@ def rating_batches(
     Raises:
         ValueError: If an answer does not fit a packed row.
     """
-    room = _Room([preference_batching.rating_size(rating) for rating in ratings], settings)
+    sizes = [preference_batching.rating_size(rating) for rating in ratings]
+    room = _Room(sizes, settings, _num_targets(ratings, in_one_row=False))
 
     def collate(rows: Sequence[Any]) -> preference_batching.RatingBatch:
         return preference_batching.collate_ratings(
             rows,
             num_rows=settings.batch_size,
-            length=room.length(preference_batching.rating_size(x) for row in rows for x in row),
+            length=room.length,
+            num_targets=room.num_targets,
             answers_per_row=room.per_row,
         )
 
@@ -86,29 +88,40 @@ def row_length(
         else preference_batching.rating_size(example)
         for example in examples
     ]
-    return _Room(sizes, settings).buckets[-1]
+    return _Room(sizes, settings, [0] * len(sizes)).length
+
+
+def _num_targets(
+    examples: Sequence[preference_tokens.TokenizedPair | preference_tokens.TokenizedRating],
+    *,
+    in_one_row: bool,
+) -> list[int]:
+    """Return how many tokens of every example are predicted in a row."""
+    counts = ([int(answer.mask.sum()) for answer in example.answers] for example in examples)
+    return [sum(of_answers) if in_one_row else max(of_answers) for of_answers in counts]
 
 
 class _Room:
-    """The sizes of a data set's batches: few, because each is a program."""
+    """The sizes of a data set's batches: one for all of them, because each is a program."""
 
-    def __init__(self, sizes: Sequence[int], settings: Config):
-        self.sizes, self.is_packed = np.asarray(sizes, np.int64), settings.packing
+    def __init__(self, sizes: Sequence[int], settings: Config, num_targets: Sequence[int]):
+        self.sizes = np.asarray(sizes, np.int64)
         longest = int(self.sizes.max(initial=1))
         self.capacity = settings.row_length or longest
         if self.capacity < longest:
             raise ValueError(
                 f"a prompt with its answers has {longest} tokens, row_length is {self.capacity}"
             )
-        self.buckets = batching.length_buckets(self.capacity)
-        if settings.pad_to == "max" or settings.packing:
-            self.buckets = self.buckets[-1:]
-        shortest = int(self.sizes.min(initial=self.capacity))
-        self.per_row = self.capacity // max(shortest, 1) if settings.packing else 1
-
-    def length(self, sizes: Iterator[int]) -> int:
-        """Return the row length for a batch of examples of these sizes."""
-        return self.buckets[-1] if self.is_packed else batching.bucket_for(max(sizes), self.buckets)
+        self.length, self.per_row = self.capacity, 1
+        counts = np.asarray(num_targets, np.int64)
+        self.num_targets = int(counts.max(initial=1))
+        if settings.packing:
+            self.per_row = self.capacity // max(int(self.sizes.min(initial=self.capacity)), 1)
+            # A row is full of the example that has most targets for its size, at worst.
+            share = (counts / np.maximum(self.sizes, 1)).max(initial=0.0)
+            self.num_targets = max(1, math.ceil(share * self.capacity))
+        elif settings.pad_to == "bucket":
+            self.length = batching.row_length(longest)
 
 
 def _batches(

@@ -40,6 +40,8 @@ class AnswerRows:
     """How many tokens of each answer count; 0 where there is none."""
     ends: Int[Array, "R A"] | None = None
     """Index in the row of the last token of each answer, where last tokens are laid down."""
+    num_targets: Int[Array, ""] | None = None
+    """Of all rows, where they are on one device: the head is computed for no more then."""
 
     @property
     def visibility(self) -> visibility_lib.Visibility:
@@ -85,6 +87,7 @@ def collate_pairs(
     *,
     num_rows: int,
     length: int,
+    num_targets: int | None = None,
     pairs_per_row: int = 1,
     with_last: bool = False,
 ) -> PairBatch:
@@ -94,6 +97,7 @@ def collate_pairs(
         rows: The pairs of every row; fewer rows than ``num_rows`` leave empty ones.
         num_rows: Rows of the batch; R.
         length: Tokens of a row; T.
+        num_targets: Room for predicted tokens in a row; M. By default as many as it can hold.
         pairs_per_row: Room for pairs in a row; K.
         with_last: Whether the last token of an answer is laid down too. It predicts nothing, but
             a reward model reads it.
@@ -111,7 +115,7 @@ def collate_pairs(
             margin[r, k] = pair.margin
             if pair.ref_logps is not None:
                 ref[r, 2 * k : 2 * k + 2] = pair.ref_logps
-    layout = lay_out(groups, num_rows, length, 2 * pairs_per_row, with_last)
+    layout = lay_out(groups, num_rows, length, 2 * pairs_per_row, with_last, num_targets)
     return PairBatch(layout, margin, ref if _has_reference(rows) else None)
 
 
@@ -120,6 +124,7 @@ def collate_ratings(
     *,
     num_rows: int,
     length: int,
+    num_targets: int | None = None,
     answers_per_row: int = 1,
 ) -> RatingBatch:
     """Return a batch of rated answers; arguments and errors as for :func:`collate_pairs`."""
@@ -135,9 +140,9 @@ def collate_ratings(
     foreign = [[(x.prompt, x.answers[1:]) for x in row] for row in rows]
     known = _has_reference(rows)
     return RatingBatch(
-        lay_out(own, num_rows, length, answers_per_row, False),
+        lay_out(own, num_rows, length, answers_per_row, False, num_targets),
         good,
-        lay_out(foreign, num_rows, length, answers_per_row, False),
+        lay_out(foreign, num_rows, length, answers_per_row, False, num_targets),
         ref[0] if known else None,
         ref[1] if known else None,
     )
@@ -147,14 +152,20 @@ Group = tuple[np.ndarray, Sequence[preference_tokens.Answer]]
 
 
 def lay_out(
-    rows: Sequence[Sequence[Group]], num_rows: int, length: int, num_answers: int, with_last: bool
+    rows: Sequence[Sequence[Group]],
+    num_rows: int,
+    length: int,
+    num_answers: int,
+    with_last: bool,
+    num_targets: int | None = None,
 ) -> AnswerRows:
     """Return rows of prompts with their answers; arguments as for :func:`collate_pairs`."""
     writer = _Writer((num_rows, length), num_answers, with_last)
     for r, row in enumerate(rows):
         for prompt, answers in row:
             writer.add(r, prompt, answers)
-    return writer.rows()
+    # The first token of an answer is predicted by its prompt, and not laid down for its last.
+    return writer.rows(length + num_answers if num_targets is None else num_targets)
 
 
 class _Writer:
@@ -200,12 +211,10 @@ class _Writer:
         self.filled[row] = span.stop
         return start
 
-    def rows(self) -> AnswerRows:
-        """Return the arrays, with ``M`` a multiple of a quarter of the row."""
+    def rows(self, num_targets: int) -> AnswerRows:
+        """Return the arrays."""
         found = [np.concatenate([_zeros((3, 0), np.int32), *row], axis=1) for row in self.predicted]
-        quarter = -(-self.tokens.shape[1] // 4)
-        most = max(1, *(entries.shape[1] for entries in found))
-        shape = (len(found), -(-most // quarter) * quarter)
+        shape = (len(found), num_targets)
         source, targets, answer = _zeros((3, *shape), np.int32)
         answer[:] = self.lengths.shape[1]
         for r, entries in enumerate(found):

@@ -37,7 +37,7 @@ class PreferenceDataConfig(config.Config):
     """Tokens of a packed row; by default what the longest prompt with its answers needs."""
 
     pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad a batch to the next of a few lengths, or always to the longest."""
+    """Pad rows to the longest prompt with its answers, rounded up to 64 tokens, or not rounded."""
 
     shuffle_seed: int | None = 0
     """``None`` keeps the order of the data."""

@@ -43,7 +43,7 @@ class SftDataConfig(config.Config):
     """How many consecutive examples are packed together."""
 
     pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad a batch to the next of a few lengths, or always to ``max_target_length``."""
+    """Pad rows to the longest example, rounded up to 64 tokens, or to ``max_target_length``."""
 
     shuffle_seed: int | None = 0
     """``None`` keeps the order of the data."""

@@ -81,9 +81,10 @@ def make_batches(
         ValueError: If a batch does not divide among the hosts.
     """
     shard.require_divides(settings.batch_size)
-    lay_out = batch_layout(tokenizer.pad_id(), settings, shard)
+    lengths = [len(example.tokens) for example in examples]
+    lay_out = batch_layout(tokenizer.pad_id(), settings, shard, longest=max(lengths, default=1))
     pack = packing.packer(
-        [len(example.tokens) for example in examples],
+        lengths,
         capacity=settings.max_target_length,
         window=settings.packing_window,
     )
@@ -95,21 +96,26 @@ def make_batches(
 
 
 def batch_layout(
-    pad_id: int, settings: SftDataConfig, shard: batching.Shard = batching.WHOLE
+    pad_id: int,
+    settings: SftDataConfig,
+    shard: batching.Shard = batching.WHOLE,
+    *,
+    longest: int | None = None,
 ) -> batching.Layout:
-    """Return what lays rows of examples into the batches that ``settings`` describe."""
-    buckets = batching.length_buckets(settings.max_target_length)
-    if settings.pad_to == "max" or settings.packing:
-        buckets = buckets[-1:]
+    """Return what lays rows of examples into the batches that ``settings`` describe.
+
+    Args:
+        pad_id: What padding holds.
+        settings: All batches have one shape.
+        shard: Which rows this host gets.
+        longest: Tokens of the longest example, where that is known.
+    """
+    length = settings.max_target_length
+    if longest is not None and settings.pad_to == "bucket" and not settings.packing:
+        length = batching.row_length(longest, length)
 
     def lay_out(rows: Sequence[Sequence[tokenize.TokenizedExample]]) -> batching.Batch:
-        longest = max(sum(len(example.tokens) for example in row) for row in rows)
-        batch = batching.collate(
-            rows,
-            num_rows=settings.batch_size,
-            length=batching.bucket_for(longest, buckets),
-            pad_id=pad_id,
-        )
+        batch = batching.collate(rows, num_rows=settings.batch_size, length=length, pad_id=pad_id)
         return shard.rows_of(batch)
 
     return lay_out

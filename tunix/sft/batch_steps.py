@@ -92,6 +92,8 @@ class BatchSteps(training_loop.Steps[list[Any]]):
                 system,
                 lag=config.max_inflight_computations - 1,
             )
+            if self._eval is not None:
+                evaluation.compile_ahead(trainer, self._eval)
             self._recorder.restart_clock()
             yield
 

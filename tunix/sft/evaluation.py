@@ -1,5 +1,6 @@
 """Evaluation: sums and weights over the whole set, divided once."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -43,6 +44,16 @@ def rewinding(dataset: Iterable[Any]) -> Iterator[Any]:
         yield from iterator
     finally:
         dataset.set_state(start)
+
+
+def compile_ahead(trainer: train_context.TrainContext, batches: Iterable[Any]) -> None:
+    """Compute the first batch, so that nothing has to be compiled once training runs."""
+    if trainer.data_hooks is not None:  # they give each batch once
+        return
+    for batch in itertools.islice(rewinding(batches), 1):
+        output = trainer.eval_output(batch)
+        if trainer.training_hooks is not None:
+            loss_output.safe_ratio(output.loss_sum, output.weight_sum)
 
 
 def evaluate(trainer: train_context.TrainContext, batches: Iterable[Any]) -> dict[str, float]:

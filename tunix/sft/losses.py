@@ -53,6 +53,7 @@ class NextTokenLoss(config_lib.Config):
         attention_mask: Bool[Array, "B T T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
         loss_positions: Int[Array, " N"] | None = None,
+        num_loss_positions: Int[Array, ""] | None = None,
     ) -> loss_output.LossOutput:
         """Return the summed loss of the weighted tokens, and their weight.
 
@@ -71,7 +72,8 @@ class NextTokenLoss(config_lib.Config):
             segment_ids: Packing: a token sees earlier tokens of its own segment. 0 is padding.
             loss_positions: Flat indices into ``[B * T]`` of the tokens to predict, so that the
                 head is not computed elsewhere. They must cover every token of non-zero weight,
-                each once; fill up with 0, the first token of the batch, which has no weight.
+                each once.
+            num_loss_positions: How many of them count, by default all; the others fill the shape.
 
         Returns:
             The loss, with the metric ``nll``: the negative log-likelihood, whose exponential is
@@ -86,7 +88,8 @@ class NextTokenLoss(config_lib.Config):
                 input_embeddings=model.noisy_embeddings(input_tokens, segment_ids),
                 dropout_key=model.dropout_key(),
             )
-            sums = _fused_loss(self, model, hidden, input_tokens, weights, loss_positions)
+            positions_of_loss = (loss_positions, num_loss_positions)
+            sums = _fused_loss(self, model, hidden, input_tokens, weights, *positions_of_loss)
         else:
             logits = _foreign_logits(model, input_tokens, visibility)
             sums = _loss_of_logits(self, logits, input_tokens, weights)
@@ -121,12 +124,13 @@ def _fused_loss(
     tokens: Int[Array, "B T"],
     weights: Float[Array, "B T"],
     loss_positions: Int[Array, " N"] | None,
+    num_valid: Int[Array, ""] | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     if loss_positions is None:
         states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         targets, target_weights = tokens[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
     else:
-        # The state before a token predicts it. Index 0 is filling; its weight is 0.
+        # The state before a token predicts it; the first one of all has none, and no weight.
         states = hidden.reshape(-1, hidden.shape[-1])[jnp.maximum(loss_positions - 1, 0)]
         targets = tokens.reshape(-1)[loss_positions]
         target_weights = weights.reshape(-1)[loss_positions]
@@ -136,6 +140,7 @@ def _fused_loss(
         head.weight,
         targets,
         target_weights,
+        num_valid=num_valid,
         softcap=head.softcap,
         label_smoothing=settings.label_smoothing,
         z_loss=settings.z_loss,

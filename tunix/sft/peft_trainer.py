@@ -228,8 +228,9 @@ class PeftTrainer:
             return training_input.named_inputs(self._gen_model_input_fn(batch))
         inputs = training_input.default_model_input(batch)
         mask = inputs.get("input_mask")
-        if self._slices_positions() and isinstance(mask, np.ndarray):
-            inputs.setdefault("loss_positions", training_input.loss_positions(mask))
+        given = isinstance(mask, np.ndarray) and "loss_positions" not in inputs
+        if given and self._slices_positions():
+            inputs |= training_input.loss_positions(mask)
         return inputs
 
     def memory_estimate(self, rows: int, row_length: int) -> memory_estimate.MemoryEstimate:

@@ -33,35 +33,40 @@ class StepRecorder:
     ):
         self._logger, self._prefix = logger, prefix
         self._progress, self._system, self._lag = progress, system, lag
-        self._pending: collections.deque[step_handle.StepHandle] = collections.deque()
+        self._pending: collections.deque[tuple[step_handle.StepHandle, tuple[int, float]]]
+        self._pending = collections.deque()
         self._clock = time.perf_counter()
 
     def add(self, handle: step_handle.StepHandle) -> None:
         """Take a step that was just dispatched, and log the ones that are far enough behind."""
-        self._pending.append(handle)
+        compiled = (0, 0.0) if self._system is None else self._system.compiled()
+        self._pending.append((handle, compiled))
         while len(self._pending) > self._lag:
-            self._record(self._pending.popleft())
+            self._record(*self._pending.popleft())
 
     def drain(self) -> None:
         """Wait for all steps and log them."""
         while self._pending:
-            self._record(self._pending.popleft())
+            self._record(*self._pending.popleft())
 
     def restart_clock(self) -> None:
-        """Leave what happened since the last step out of the next step's time."""
+        """Leave what happened since the last step out of the next step's numbers."""
         self._clock = time.perf_counter()
+        if self._system is not None:
+            self._system.skip()
 
     def log_eval(self, means: Mapping[str, float], step: int) -> None:
         """Log and show the result of an evaluation."""
         self._log(dict(means), metrics_logger.Mode.EVAL, step)
 
-    def _record(self, handle: step_handle.StepHandle) -> None:
+    def _record(self, handle: step_handle.StepHandle, compiled: tuple[int, float]) -> None:
         values = handle.result()
         del values["status"]  # reported by the watch for skipped steps
         now = time.perf_counter()
         values["step_time_sec"], self._clock = now - self._clock, now
         if self._system is not None:
-            values |= self._system.read(handle.tokens, handle.row_length, values["step_time_sec"])
+            seconds = values["step_time_sec"]
+            values |= self._system.read(compiled, handle.tokens, handle.row_length, seconds)
         self._log(values, metrics_logger.Mode.TRAIN, handle.step)
         if self._progress is not None:
             self._progress.update()

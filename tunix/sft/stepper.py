@@ -54,6 +54,7 @@ class Stepper:
         self._has_aux, self._jit = False, True
         self._accumulates = accumulates
         self._example: Any = None
+        self._is_checked = False
         self._metric_names: set[str] = {"loss", "loss_weight", "grad_norm"}
         self._data_sharding_axis = tuple(data_sharding_axis)
         self._throttler = inflight_throttler.InflightThrottler(max_inflight)
@@ -125,6 +126,9 @@ class Stepper:
         self._throttler.wait_for_next()
         if not micro_batches and not weight:
             return self._empty_step(number)
+        if not self._is_checked:  # the check that saving needs: later steps must not compile it
+            self._is_checked = True
+            self.require_finite(number - 1)
         functions, state, frozen = self._step_functions(), self.state, self._split.frozen
         placed = [self._placed(batch) for batch in micro_batches]
         self._accumulates |= len(placed) != 1 or weight > 0
@@ -150,14 +154,20 @@ class Stepper:
         """Count a step that changes nothing, on the host: no program runs."""
         state = self.state
         steps, skipped = jax.device_get((state.step, state.skipped))
-        place = None if self.mesh is None else state.step.sharding
-        step = jax.device_put(np.asarray(steps + 1, steps.dtype), place)
+        step = self._put(np.asarray(steps + 1, steps.dtype), state.step)
         self.state = dataclasses.replace(state, step=step)
         rate = jax.device_get(train_step.learning_rate(state.opt_state))
         metrics = dict.fromkeys(self._metric_names, np.float32(0.0)) | rate
         metrics |= {"status": np.int32(train_step.EMPTY), "skipped_steps": skipped}
         self.watch.add(step_handle.StepHandle(number, metrics), [])
         return metrics
+
+    def zeros_like(self, arrays: Any) -> Any:
+        """Return zeros where ``arrays`` are; no program runs."""
+        return jax.tree.map(lambda x: self._put(np.zeros(x.shape, x.dtype), x), arrays)
+
+    def _put(self, values: np.ndarray, like: jax.Array) -> jax.Array:
+        return jax.device_put(values, None if self.mesh is None else like.sharding)
 
     def evaluate(self, inputs: Mapping[str, Any]) -> loss_output.LossOutput:
         """Dispatch the loss of one batch in evaluation mode and return its sums."""

@@ -4,6 +4,7 @@ Their names start with ``system/``: unlike everything else in the log they diffe
 repeated.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,11 @@ from tunix.perf import compile_counter, machine, span
 from tunix.sft import utils as sft_utils
 
 PREFIX = "system/"
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_WARNINGS = 3
+"""About steps that compile: the metrics tell of all of them."""
 
 
 class SystemMetrics:
@@ -33,28 +39,49 @@ class SystemMetrics:
         self._timer = timer
         self._compiles = compile_counter.CompileCounter()
         self._seen = (0, 0.0, 0.0)
+        self._steps = self._warnings = 0
 
     def __enter__(self) -> "SystemMetrics":
         self._compiles.__enter__()
-        self._seen = (0, 0.0, self._data_seconds())
+        self.skip()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._compiles.__exit__(*exception)
 
-    def read(self, tokens: int, row_length: int, seconds: float) -> dict[str, float]:
+    def skip(self) -> None:
+        """Leave what happened since the last step out of the next step's numbers."""
+        self._seen = (*self.compiled(), self._data_seconds())
+
+    def compiled(self) -> tuple[int, float]:
+        """Return how many programs were compiled so far, and the seconds that took."""
+        return self._compiles.count, self._compiles.seconds
+
+    def read(
+        self, compiled: tuple[int, float], tokens: int, row_length: int, seconds: float
+    ) -> dict[str, float]:
         """Return the metrics of a step.
 
         Args:
+            compiled: What :meth:`compiled` said when it was dispatched.
             tokens: Tokens in it, padding excluded where the batch says; 0 if unknown.
             row_length: Tokens of a row, from which the operations of attention are estimated.
             seconds: How long it took.
         """
         count, compiling, waiting = self._seen
-        self._seen = (self._compiles.count, self._compiles.seconds, self._data_seconds())
+        self._seen = (*compiled, self._data_seconds())
+        self._steps += 1
+        if compiled[0] > count and self._steps > 1 and self._warnings < _MAX_WARNINGS:
+            self._warnings += 1
+            _LOG.warning(
+                "after the first step nothing should compile, and a step of shapes not seen before "
+                "compiled %s; give all batches one shape",
+                ", ".join(self._compiles.names[count : compiled[0]]),
+            )
         values = {
-            "compiles": float(self._seen[0] - count),
-            "compile_sec": self._seen[1] - compiling,
+            "compiles": float(compiled[0] - count),
+            "compiles_total": float(compiled[0]),
+            "compile_sec": compiled[1] - compiling,
             "data_wait_sec": self._seen[2] - waiting,
             "host_memory_gb": machine.host_bytes() / 1e9,
         }

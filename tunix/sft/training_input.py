@@ -60,26 +60,19 @@ def named_inputs(given: Any) -> dict[str, Any]:
     )
 
 
-def loss_positions(input_mask: np.ndarray, *, granularity: int = 4) -> Int[np.ndarray, " N"] | None:
+def loss_positions(input_mask: np.ndarray) -> dict[str, Int[np.ndarray, "..."]]:
     """Return where a batch has loss, so that the head is computed only there.
 
-    The number of indices is a shape, and every shape is a program: it is rounded up to a multiple
-    of ``1 / granularity`` of the batch. It depends on nothing but the batch, for in another shape
-    sums are rounded differently: a resumed run must repeat what it did after other batches.
+    The shapes are those of the batch, whatever share of it has loss: every shape is a program.
 
     Args:
         input_mask: ``[B, T]`` weights on the host.
-        granularity: How many different numbers there are at most.
 
     Returns:
-        The flat indices of the tokens of non-zero weight, filled up with 0, or ``None`` where the
-        whole batch would be taken anyway.
+        ``loss_positions``, the flat indices of all tokens, those of non-zero weight first, and
+        ``num_loss_positions``, how many these are.
     """
     weights = np.array(input_mask != 0)
     weights[:, 0] = False  # nothing precedes the first token of a row
-    indices = np.flatnonzero(weights)
-    unit = -(-weights.size // granularity)
-    size = max(1, -(-len(indices) // unit)) * unit
-    if size >= weights.size:
-        return None
-    return np.pad(indices, (0, size - len(indices))).astype(np.int32)
+    order = np.argsort(~weights.ravel(), kind="stable").astype(np.int32)
+    return {"loss_positions": order, "num_loss_positions": np.asarray(weights.sum(), np.int32)}

@@ -4,10 +4,12 @@ Axes: ``R`` rows of ``T`` tokens, ``M`` predicted tokens of a row, ``A`` answers
 :mod:`tunix.data.preference_batching`.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tunix.data import preference_batching
@@ -68,17 +70,40 @@ def _decoder_logps(
     hidden, _ = model.hidden(
         rows.tokens, rows.visibility, adapters=adapters, dropout_key=dropout_key
     )
-    states = jnp.take_along_axis(hidden, rows.source[:, :, None], axis=1)
+    num_rows, length, width = hidden.shape
+    targets, order = rows.targets.reshape(-1), None
+    if rows.num_targets is None:
+        states = jnp.take_along_axis(hidden, rows.source[:, :, None], axis=1).reshape(-1, width)
+    else:
+        order = jnp.argsort(rows.answer.reshape(-1) == rows.lengths.shape[1], stable=True)
+        source = (rows.source + length * jnp.arange(num_rows)[:, None]).reshape(-1)
+        states, targets = hidden.reshape(-1, width)[source[order]], targets[order]
     head = model.output_head()
-    found = linear_logprob.linear_logprob(
-        states.reshape(-1, states.shape[-1]),
+    logps = linear_logprob.linear_logprob(
+        states,
         head.weight,
-        rows.targets.reshape(-1),
+        targets,
+        num_valid=rows.num_targets,
         softcap=head.softcap,
         head_needs_grad=not lora.is_lora_enabled(model),
         precision=dot_lib.resolve_precision(model.config.precision),
-    )
-    return found.logps.reshape(rows.targets.shape)
+    ).logps
+    if order is not None:
+        logps = jnp.zeros_like(logps).at[order].set(logps, unique_indices=True)
+    return logps.reshape(rows.targets.shape)
+
+
+def on_one_device(batch: Any) -> Any:
+    """Return a batch of rows that says how many targets these have, see ``AnswerRows``."""
+
+    def counted(part: Any) -> Any:
+        if not isinstance(part, preference_batching.AnswerRows) or part.num_targets is not None:
+            return part
+        count = (np.asarray(part.answer) < part.lengths.shape[1]).sum()
+        return dataclasses.replace(part, num_targets=np.asarray(count, np.int32))
+
+    is_rows = lambda x: isinstance(x, preference_batching.AnswerRows)  # noqa: E731
+    return jax.tree.map(counted, batch, is_leaf=is_rows)
 
 
 def _foreign_logps(model: Any, rows: preference_batching.AnswerRows) -> Float[Array, "R M"]:

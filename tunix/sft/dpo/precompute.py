@@ -78,7 +78,7 @@ def _compute(
     for batch in make([_without_reference(example) for example in examples], settings):
         logps = reference(batch.rows)
         if not is_pairs:
-            logps = jax.numpy.concatenate([logps, reference(batch.foreign)], axis=1)
+            logps = np.concatenate([logps, reference(batch.foreign)], axis=1)
         found.append(np.asarray(logps))
     return np.concatenate(found)[: len(examples)]
 

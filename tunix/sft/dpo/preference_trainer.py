@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import optax
 from flax import nnx
 
@@ -11,7 +12,7 @@ from tunix.data import preference_batching, tokenize
 from tunix.models import lora
 from tunix.perf import span
 from tunix.sft import loss_output, memory_estimate, peft_trainer, step_handle, training_config
-from tunix.sft.dpo import inputs, preference_config
+from tunix.sft.dpo import answer_logps, inputs, preference_config
 from tunix.sft.dpo import reference as reference_lib
 
 
@@ -33,7 +34,7 @@ class Objective(Protocol):
         ...
 
     def couple(self, statistics: Sequence[Any]) -> Sequence[Any]:
-        """Return the context of every micro-batch."""
+        """Return the context of every micro-batch; those of a short step are filled with zeros."""
         ...
 
     def loss(self, model: Any, batch: Any, context: Any = None) -> loss_output.LossOutput:
@@ -94,6 +95,7 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
             )
         super().__init__(model, optimizer, training_config, metrics_logger, perf_tracer)
         self.objective, self.tokenizer = objective, tokenizer
+        self._couple = jax.jit(objective.couple)
         self._reference: reference_lib.Reference | None = None
         if objective.needs_reference and (ref_model is not None or lora.is_lora_enabled(model)):
             self._reference = reference_lib.Reference(
@@ -116,6 +118,8 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
         batch = self.read_batch(batch)
         if self.objective.needs_reference and batch.ref_logps is None:
             batch = self.with_reference(batch)
+        if self._stepper.mesh is None:
+            batch = answer_logps.on_one_device(batch)
         return {"batch": batch}
 
     def read_batch(self, batch: Any) -> Any:
@@ -173,9 +177,12 @@ class PreferenceTrainer(peft_trainer.PeftTrainer):
         self, micro_batches: Sequence[Mapping[str, Any]], *, weight: float = 0.0
     ) -> step_handle.StepHandle:
         """Take one optimizer step, see :meth:`PeftTrainer.step_on`."""
-        if self.objective.is_coupled and len(micro_batches) > 1:
+        if self.objective.is_coupled and (self.accumulates or len(micro_batches) > 1):
             found = [self._stepper.compute(self.objective.statistics, x) for x in micro_batches]
-            contexts = self.objective.couple(found)
+            # As many as a whole step has, so that a short last one needs no program of its own.
+            missing = (self.config.gradient_accumulation_steps or 1) - len(found)
+            found += [self._stepper.zeros_like(found[0])] * missing
+            contexts = self._couple(found)[: len(micro_batches)]
             micro_batches = [
                 {**batch, "context": context}
                 for batch, context in zip(micro_batches, contexts, strict=True)

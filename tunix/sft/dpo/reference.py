@@ -67,7 +67,9 @@ class Reference:
             TokenIdError: If the reference has no embedding for one of the tokens.
         """
         token_ids.require(rows, self._num_embeddings)
-        if self._mesh is not None:
+        if self._mesh is None:
+            rows = answer_logps.on_one_device(rows)
+        else:
             rows = sharding_utils.shard_input(
                 rows, self._axis, mesh=self._mesh, replicate_uneven=True
             )
