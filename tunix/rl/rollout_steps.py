@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from tunix.rl import alarms, completions_log, evaluation, rl_cluster, trajectory
 from tunix.rl.collecting import collector, source
 from tunix.sft import evaluation as sft_evaluation
-from tunix.sft import metrics_logger, progress_bar, training_loop
+from tunix.sft import metrics_logger, progress_bar, system_metrics, training_loop
 
 PHASES = (
     *("rollout", "score", "reference", "values", "train", "sync"),
@@ -81,6 +81,7 @@ class RolloutSteps(training_loop.Steps[collector.Collected]):
         self._alarms = alarms.AlarmWatch(
             self._config.alarms, None if options is None else options.directory
         )
+        self._system = system_metrics.SystemMetrics(self._trainer.model, None)
         self._started = 0.0
 
     def resume(self) -> None:
@@ -100,13 +101,14 @@ class RolloutSteps(training_loop.Steps[collector.Collected]):
         with progress_bar.shown(self._config, logger, done, self._config.max_steps) as progress:
             self._progress = progress
             self._expect_steps()
-            with self._rollouts.running(self._learner.global_steps):
+            with self._rollouts.running(self._learner.global_steps), self._system:
                 yield
 
     def draw(self) -> collector.Collected | None:
         """Return the next rollout."""
         self._started = time.perf_counter()
         self._cluster.perf.take()
+        self._system.skip()
         return self._rollouts.next(self._learner.global_steps)
 
     def take(self, drawn: collector.Collected) -> float:
@@ -166,6 +168,7 @@ class RolloutSteps(training_loop.Steps[collector.Collected]):
                 "step_time_sec": seconds,
                 "tokens_per_second": num_tokens / seconds,
                 **{f"time/{phase}": spent[phase] for phase in PHASES if phase in spent},
+                **self._system.read(self._system.compiled(), 0, 0, seconds),
             }
         )
         step = self._trainer.train_steps

@@ -30,10 +30,10 @@ class SystemMetrics:
 
     Args:
         model: The model that is trained; operations are counted for a ``Decoder`` only.
-        timer: Its span ``data`` is the time that steps waited for batches.
+        timer: Its span ``data`` is the time that steps waited for batches; not told without.
     """
 
-    def __init__(self, model: nnx.Module, timer: span.SpanTimer):
+    def __init__(self, model: nnx.Module, timer: span.SpanTimer | None):
         self._config = model.config if isinstance(model, decoder_lib.Decoder) else None
         self._is_frozen = sft_utils.is_lora_enabled(model)
         self._timer = timer
@@ -74,17 +74,18 @@ class SystemMetrics:
         if compiled[0] > count and self._steps > 1 and self._warnings < _MAX_WARNINGS:
             self._warnings += 1
             _LOG.warning(
-                "after the first step nothing should compile, and a step of shapes not seen before "
-                "compiled %s; give all batches one shape",
+                "a step after the first one compiled %s, which takes time; batches of one shape "
+                "need no new programs",
                 ", ".join(self._compiles.names[count : compiled[0]]),
             )
         values = {
             "compiles": float(compiled[0] - count),
             "compiles_total": float(compiled[0]),
             "compile_sec": compiled[1] - compiling,
-            "data_wait_sec": self._seen[2] - waiting,
             "host_memory_gb": machine.host_bytes() / 1e9,
         }
+        if self._timer is not None:
+            values["data_wait_sec"] = self._seen[2] - waiting
         if (used := machine.device_bytes()) is not None:
             values["device_memory_gb"] = used / 1e9
         if tokens:
@@ -106,7 +107,7 @@ class SystemMetrics:
         return values
 
     def _data_seconds(self) -> float:
-        return self._timer.totals().get("data", 0.0)
+        return 0.0 if self._timer is None else self._timer.totals().get("data", 0.0)
 
 
 def count_tokens(micro_batch: Mapping[str, Any]) -> tuple[int, int]:
