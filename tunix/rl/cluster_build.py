@@ -22,6 +22,7 @@ from tunix.rl import (
 )
 from tunix.rl.inference import inference_worker
 from tunix.rl.rollout import base_rollout
+from tunix.sft import place as place_lib
 from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import config as config_lib
 
@@ -54,7 +55,7 @@ def place_models(
     ):
         if model is not None:
             mover.move(model, config.mesh(role))
-            meshes[role] = placement.Place.of(model, ()).mesh
+            meshes[role] = place_lib.Place.of(model, ()).mesh
     check_axes(meshes, config.training_config.data_sharding_axis)
 
 
@@ -77,12 +78,12 @@ def trained_roles(
 
 def _place_and_settings(
     model: nnx.Module, config: cluster_config.RLTrainingConfig
-) -> tuple[placement.Place, cluster_config.RLTrainingConfig]:
+) -> tuple[place_lib.Place, cluster_config.RLTrainingConfig]:
     """Return where a model is, and the settings of its trainer.
 
     Meshes of roles have different axes; a trainer splits rows over those that its model's has.
     """
-    place = placement.Place.of(model, config.data_sharding_axis)
+    place = place_lib.Place.of(model, config.data_sharding_axis)
     if place.mesh is None:
         return place, config
     return place, dataclasses.replace(config, data_sharding_axis=place.data_axes)
@@ -143,7 +144,7 @@ def make_rollout(
         None if critic is None else critic.trainer,
         {role: model for role, model in models.items() if model is not actor.trainer.model},
         rollout,
-        placement.Place.of(model, ()).devices,
+        place_lib.Place.of(model, ()).devices,
     )
     return rollout, sync, parts
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float
 
-from tunix.rl import common, placement, trainer
+from tunix.rl import common, trainer
+from tunix.sft import place as place_lib
 from tunix.sft import step_handle
 
 
@@ -16,7 +17,7 @@ class TrainedRole:
         place: Where it is.
     """
 
-    def __init__(self, owner: trainer.Trainer, place: placement.Place):
+    def __init__(self, owner: trainer.Trainer, place: place_lib.Place):
         self.trainer, self.place = owner, place
 
     def compute(

@@ -228,8 +228,8 @@ class PeftTrainer:
             return training_input.named_inputs(self._gen_model_input_fn(batch))
         inputs = training_input.default_model_input(batch)
         mask = inputs.get("input_mask")
-        given = isinstance(mask, np.ndarray) and "loss_positions" not in inputs
-        if given and self._slices_positions():
+        is_open = "loss_positions" not in inputs and self._slices_positions()
+        if is_open and isinstance(mask, np.ndarray):
             inputs |= training_input.loss_positions(mask)
         return inputs
 

@@ -35,7 +35,7 @@ def location(error: BaseException, ours: Collection[str] = ()) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return ``text``; of more than ``limit`` characters those at both ends, and how many others."""
+    """Return ``text``; of more than ``limit`` characters both ends, and how many are left out."""
     if len(text) <= limit:
         return text
     half = limit // 2

@@ -1,14 +1,15 @@
 """Forward passes of models that take part in training without being trained."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tunix.rl import common, placement
+from tunix.rl import common
 from tunix.rl.reward_fns import reward_model
+from tunix.sft import frozen_model
 from tunix.sft.dpo import reward_model as reward_model_lib
 
 
@@ -32,14 +33,14 @@ class InferenceWorker:
         adapters: bool = True,
         data_sharding_axis: Iterable[str] = (),
     ):
-        self._models = dict(models)
         self._adapters = adapters
-        self._logps: Callable[..., Float[Array, " N"]] | None = None
         self._reward: reward_model.ModelReward | None = None
-        self.places = {
-            role: placement.Place.of(model, data_sharding_axis)
-            for role, model in self._models.items()
+        axes = tuple(data_sharding_axis)
+        self._models = {
+            role: frozen_model.FrozenModel(model, data_sharding_axis=axes)
+            for role, model in models.items()
         }
+        self.places = {role: model.place for role, model in self._models.items()}
         """Where the models are when they are in use."""
 
     def get_model(self, role: str) -> nnx.Module:
@@ -50,21 +51,15 @@ class InferenceWorker:
         """
         if role not in self._models:
             raise ValueError(f"no model has the role {role!r}; there are {sorted(self._models)}")
-        return self._models[role]
+        return self._models[role].model
 
     def get_ref_per_token_logps(self, batch: common.PolicyBatch) -> Float[Array, " N"]:
         """Return the reference's log-probabilities of the predicted tokens of ``batch``."""
-        model = self.get_model("reference")
-        if self._logps is None:
-            # The structure is split once; the arrays are read anew, since training replaces them.
-            graphdef, adapters = nnx.graphdef(model), self._adapters
+        self.get_model("reference")
+        return self._models["reference"].compute(self._logps, batch)
 
-            def logps(state: nnx.State, batch: common.PolicyBatch) -> Float[Array, " N"]:
-                merged = nnx.merge(graphdef, state)
-                return common.policy_logps(merged, batch, adapters=adapters).logps
-
-            self._logps = jax.jit(logps)
-        return self._logps(nnx.state(model), self.places["reference"].put(batch))
+    def _logps(self, model: Any, batch: common.PolicyBatch) -> Float[Array, " N"]:
+        return common.policy_logps(model, batch, adapters=self._adapters).logps
 
     def get_rewards(
         self,

@@ -1,15 +1,13 @@
 """A trained reward model as a reward function."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tunix.models.transformer import token_ids
 from tunix.ops import visibility
+from tunix.sft import frozen_model
 from tunix.sft.dpo import reward_model
 
 ScoreRowsFn = Callable[[Sequence[Int[np.ndarray, " T"]], Sequence[int]], Sequence[float]]
@@ -52,10 +50,8 @@ class RewardModelScores:
         micro_batch_size: int = 8,
         length_multiple: int = 128,
     ):
-        # The structure is split once; the arrays are read anew, since they may move.
-        self._model, self._graph = model, nnx.graphdef(model)
+        self._model = frozen_model.FrozenModel(model)
         self._size, self._multiple = micro_batch_size, length_multiple
-        self._forward = jax.jit(self._scores)
 
     def __call__(
         self, rows: Sequence[Int[np.ndarray, " T"]], prompt_lengths: Sequence[int]
@@ -66,7 +62,6 @@ class RewardModelScores:
             TokenIdError: If the reward model has no embedding for one of the tokens.
         """
         del prompt_lengths
-        token_ids.require({"tokens": np.concatenate(rows)}, self._model.decoder.num_embed)
         width = -(-max(map(len, rows)) // self._multiple) * self._multiple
         scores: list[float] = []
         for start in range(0, len(rows), self._size):
@@ -75,16 +70,15 @@ class RewardModelScores:
             lengths = np.ones(self._size, np.int32)
             for i, row in enumerate(part):
                 tokens[i, : len(row)], lengths[i] = row, len(row)
-            found = np.asarray(self._forward(nnx.state(self._model), tokens, lengths))
-            scores += found[: len(part)].tolist()
+            batch = {"tokens": tokens, "lengths": lengths}
+            scores += np.asarray(self._model.compute(_scores, batch))[: len(part)].tolist()
         return scores
 
-    def _scores(
-        self, state: nnx.State, tokens: Int[Array, "R T"], lengths: Int[Array, " R"]
-    ) -> Float[Array, " R"]:
-        model = nnx.merge(self._graph, state)
-        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        segments = (places < lengths[:, None]).astype(jnp.int32)
-        hidden, _ = model.decoder.hidden(tokens, visibility.Visibility(places, segments))
-        last = hidden[jnp.arange(len(tokens)), lengths - 1].astype(jnp.float32)
-        return last @ model.score[...].astype(jnp.float32)
+
+def _scores(model: reward_model.RewardModel, batch: Mapping[str, Array]) -> Float[Array, " R"]:
+    tokens, lengths = batch["tokens"], batch["lengths"]
+    places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    segments = (places < lengths[:, None]).astype(jnp.int32)
+    hidden, _ = model.decoder.hidden(tokens, visibility.Visibility(places, segments))
+    last = hidden[jnp.arange(len(tokens)), lengths - 1].astype(jnp.float32)
+    return last @ model.score[...].astype(jnp.float32)

@@ -3,13 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float
 
 from tunix.data import batching, preference_batching, preference_tokens, tokenize
-from tunix.models.transformer import token_ids
+from tunix.sft import frozen_model
 from tunix.sft.dpo import reward_model
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -35,13 +32,8 @@ class RewardFunction:
         *,
         batch_size: int = 8,
     ):
-        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
-        graphdef = nnx.graphdef(model)
-
-        def rewards(state: nnx.State, rows: preference_batching.AnswerRows) -> Float[Array, "R A"]:
-            return nnx.merge(graphdef, state).rewards(rows)
-
-        self._rewards = jax.jit(rewards)
+        self._model = frozen_model.FrozenModel(model)
+        self._tokenizer, self._batch_size = tokenizer, batch_size
 
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[str], **columns: Any
@@ -60,8 +52,7 @@ class RewardFunction:
                 num_answers=1,
                 with_last=True,
             )
-            token_ids.require(rows, self._model.decoder.num_embed)
-            rewards = self._rewards(nnx.state(self._model), rows)
+            rewards = self._model.compute(reward_model.RewardModel.rewards, rows)
             found += np.asarray(rewards)[: len(part), 0].tolist()
         return found
 
