@@ -65,6 +65,27 @@ def test_cached_attention_equals_the_end_of_the_row(heads, new, window):
     np.testing.assert_allclose(cached, whole[rows, slots], atol=2e-6)
 
 
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+def test_pieces_of_rows_are_extended_side_by_side(heads):
+    """Pieces of 4 tokens of two rows in any order, some of one row; one piece is unused."""
+    q, k, v = qkv(12, heads, batch=2)
+    options = {"scale": SCALE, "window": 5, "precision": "exact"}
+    whole = attention.attend(q, k, v, positions=None, softcap=None, **options)
+    rows, lengths = np.array([1, 0, 1, 2, 0, 1]), np.array([8, 4, 0, 4, 0, 4])
+    slots = lengths[:, None] + np.arange(4)
+    at = (np.minimum(rows, 1)[:, None], slots)
+    empty = cached_attention.empty(2, 12, heads[1], HEAD_DIM, jnp.float32)
+    cache = cached_attention.write(*empty, k[at], v[at], slots, rows)
+    for found, expected in zip(cache, filled(k, v), strict=True):
+        # Row 0 ends at 8; the piece of row 2, which does not exist, went nowhere.
+        expected = np.array(expected)
+        (expected[0, :, :, 8:] if expected.shape[3] == 12 else expected[0, :, 8:])[...] = 0.0
+        np.testing.assert_array_equal(found, expected)
+    out = cached_attention.attend_cached(q[at], *cache, lengths=lengths, rows=rows, **options)
+    used = rows < 2
+    np.testing.assert_allclose(out[used], whole[at][used], atol=2e-6)
+
+
 @pytest.mark.parametrize("new", [1, 3])
 def test_every_length_and_window_sees_its_slots_and_reads_no_earlier_chunk(new):
     """One row at a time: a shorter row beside it would make the loop start earlier."""

@@ -3,7 +3,7 @@
 Nothing here knows about layers, models or requests. Keys are stored with slots
 last and values with slots before the head width, so that both products of a
 decoding step read the cache in memory order, without transposing it. Axes: ``B``
-rows, ``T`` new tokens, ``S`` slots, ``N`` query heads, ``K`` key heads, ``H``
+rows of new tokens, ``R`` of the cache, ``T`` new tokens, ``S`` slots, ``N`` query heads, ``K`` key heads, ``H``
 head width.
 
 A bfloat16 cache holds the same bits as uint16: XLA's CPU backend scatters a row
@@ -41,14 +41,24 @@ def empty(
 
 
 def write(
-    k_cache: Num[Array, "B K H S"],
-    v_cache: Num[Array, "B K S H"],
+    k_cache: Num[Array, "R K H S"],
+    v_cache: Num[Array, "R K S H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     slots: Int[Array, "B T"],
-) -> tuple[Num[Array, "B K H S"], Num[Array, "B K S H"]]:
-    """Return the cache with new keys and values at ``slots``; slots past the end are dropped."""
-    rows = jnp.arange(k.shape[0])[:, None]
+    rows: Int[Array, " B"] | None = None,
+) -> tuple[Num[Array, "R K H S"], Num[Array, "R K S H"]]:
+    """Return the cache with new keys and values at ``slots``.
+
+    Args:
+        k_cache: Keys of earlier tokens.
+        v_cache: Values of earlier tokens.
+        k: Keys of new tokens.
+        v: Values of new tokens.
+        slots: Where the new ones go; slots past the end are dropped.
+        rows: Which row of the cache; by default the tokens' own. Rows past the end are dropped.
+    """
+    rows = (jnp.arange(k.shape[0]) if rows is None else rows)[:, None]
     return (
         k_cache.at[rows, :, :, slots].set(_store(k, k_cache.dtype), mode="drop"),
         v_cache.at[rows, :, slots].set(_store(v, v_cache.dtype), mode="drop"),
@@ -57,10 +67,11 @@ def write(
 
 def attend_cached(
     q: Float[Array, "B T N H"],
-    k_cache: Num[Array, "B K H S"],
-    v_cache: Num[Array, "B K S H"],
+    k_cache: Num[Array, "R K H S"],
+    v_cache: Num[Array, "R K S H"],
     *,
     lengths: Int[Array, " B"],
+    rows: Int[Array, " B"] | None = None,
     scale: float,
     window: int | Int[Array, ""] | None = None,
     softcap: float | None = None,
@@ -75,7 +86,9 @@ def attend_cached(
         q: Queries of the new tokens.
         k_cache: Keys, as :func:`write` stores them.
         v_cache: Values.
-        lengths: Slots filled in each row before the new tokens.
+        lengths: Slots filled before the new tokens of each row.
+        rows: Which row of the cache each row of queries reads, its own by default. Several may
+            read the same, so that a long row can be extended in pieces side by side.
         scale: Factor of the scores, applied first.
         window: How many latest slots are visible, the query's own included; may be traced.
         softcap: Bound ``c`` of the scores, as ``c * tanh(score / c)``.
@@ -103,6 +116,8 @@ def attend_cached(
         start = jnp.minimum(i * chunk, size - chunk)
         k = jax.lax.dynamic_slice_in_dim(k_cache, start, chunk, axis=3)
         v = jax.lax.dynamic_slice_in_dim(v_cache, start, chunk, axis=2)
+        if rows is not None:
+            k, v = jnp.take(k, rows, axis=0, mode="clip"), jnp.take(v, rows, axis=0, mode="clip")
         scores = multiply(q, k)
         if softcap is not None:
             scores = softcap * jnp.tanh(scores / softcap)
@@ -117,8 +132,8 @@ def attend_cached(
         total = total * shrink + weights.sum(axis=-1)
         return new_best, total, out * shrink[..., None] + multiply(weights, v)
 
-    rows = (batch, num_kv_heads, group, length)
-    init = (jnp.full(rows, _LEAST_MAXIMUM), jnp.zeros(rows), jnp.zeros((*rows, head_dim)))
+    each = (batch, num_kv_heads, group, length)
+    init = (jnp.full(each, _LEAST_MAXIMUM), jnp.zeros(each), jnp.zeros((*each, head_dim)))
     end = jnp.minimum((jnp.max(lengths) + length + chunk - 1) // chunk, -(-size // chunk))
     first = jnp.int32(0)
     if window is not None:

@@ -20,14 +20,17 @@ class LayerCache:
     Stored as :mod:`tunix.ops.cached_attention` likes to read them.
     """
 
-    k: Num[Array, "*L B K H S"]
-    v: Num[Array, "*L B K S H"]
+    k: Num[Array, "*L R K H S"]
+    v: Num[Array, "*L R K S H"]
+    rows: Int[Array, " B"] | None = None
+    """Which row each row of new tokens extends; by default its own, one for each."""
 
     def write(
         self, k: Float[Array, "B T K H"], v: Float[Array, "B T K H"], slots: Int[Array, "B T"]
     ) -> "LayerCache":
         """Return the cache with the new tokens at ``slots``; slots past the end are dropped."""
-        return LayerCache(*cached_attention.write(self.k, self.v, k, v, slots))
+        k, v = cached_attention.write(self.k, self.v, k, v, slots, self.rows)
+        return self.replace(k=k, v=v)
 
 
 @flax.struct.dataclass
@@ -37,6 +40,7 @@ class KVCache:
     layers: LayerCache | tuple[LayerCache, ...]
     """One cache with a leading layer axis (scanned decoder) or one per layer (unrolled)."""
     lengths: Int[Array, " B"]
+    """Of what each row of new tokens extends."""
 
 
 def init_cache(

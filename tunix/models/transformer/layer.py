@@ -105,7 +105,9 @@ class Attention(nnx.Module):
         else:
             lengths = context.lengths
             cache = cache.write(k, v, lengths[:, None] + jnp.arange(x.shape[1]))
-            out = cached_attention.attend_cached(q, cache.k, cache.v, lengths=lengths, **settings)
+            out = cached_attention.attend_cached(
+                q, cache.k, cache.v, lengths=lengths, rows=cache.rows, **settings
+            )
         return self.o_proj(out.reshape(*x.shape[:2], -1), adapters=adapters), cache
 
 
