@@ -63,10 +63,10 @@ def test_a_system_message_stands_before_every_prompt(tiny_model, capsys, monkeyp
     class Spy(Exception):
         pass
 
-    def spy(self, lengths):
-        raise Spy(lengths)
+    def spy(self, prompts, *_, **settings):
+        raise Spy([len(prompt) for prompt in prompts])
 
-    monkeypatch.setattr(generate_main.engine.Engine, "warmup", spy)
+    monkeypatch.setattr(generate_main.engine.Engine, "generate", spy)
     line = ["tunix generate", tiny_model, "--prompt", "abc", "--prompt", "d"]
     with pytest.raises(Spy) as plain:
         generate_main.main(line)

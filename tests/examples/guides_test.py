@@ -25,6 +25,13 @@ def test_the_guide_to_data(tiny_model):
     assert next(iter(found["batches"]))["input_tokens"].shape == (2, 64)
 
 
+def test_the_guide_to_generation(tiny_model, capsys):
+    found = run("generation.md", tiny_model)
+    assert len(found["found"]) == 4
+    assert [1 <= len(reply.token_ids) <= 8 for reply in found["replies"]] == [True, True]
+    assert capsys.readouterr().out.strip()
+
+
 @pytest.mark.slow
 def test_the_guide_to_evaluation(tiny_model):
     found = run("evaluation.md", tiny_model)["found"]

@@ -154,9 +154,9 @@ def test_a_repetition_penalty_counts_prompt_and_reply(small):
     assert not positive_repeats
 
 
-def test_nothing_compiles_after_warm_up(model):
+def test_nothing_compiles_after_the_first_call(model):
     warm = engine.Engine(model, max_slots=4, cache_size=48)
-    warm.warmup()
+    warm.generate(prompts_of(3), params(), key=KEY)
     settings = [
         params(temperature=0.0),
         params(temperature=0.8, top_k=5),

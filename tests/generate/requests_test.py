@@ -2,10 +2,11 @@
 
 import pickle
 
+import jax
 import numpy as np
 import pytest
 
-from tunix.generate import prefill, requests, sampling_params
+from tunix.generate import plain_engine, requests, sampling_params
 from tunix.utils import config
 
 
@@ -45,18 +46,24 @@ def test_the_error_survives_pickling():
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_padding_is_on_the_right_and_unused_rows_are_empty():
-    tokens, lengths = requests.pad(check([[5, 6], [7]]), rows=3, size=4)
-    assert tokens.tolist() == [[5, 6, 0, 0], [7, 0, 0, 0], [0, 0, 0, 0]]
-    assert lengths.tolist() == [2, 1, 0]
-
-
 def test_forbidden_tokens_must_exist_and_leave_something_to_draw():
     assert np.flatnonzero(requests.banned_mask([2, 4], 5)).tolist() == [2, 4]
     with pytest.raises(ValueError, match=r"\[5, -1\] are outside of the vocabulary of 5"):
         requests.banned_mask([5, 1, -1], 5)
     with pytest.raises(ValueError, match="covers the whole vocabulary"):
         requests.banned_mask([0, 1], 2)
+
+
+def test_prompts_are_the_same_if_their_tokens_are():
+    one, same, other = check([[5, 6], [5, 6], [5, 7]])
+    assert one.identity == same.identity != other.identity
+
+
+def test_old_and_new_keys_have_the_same_data_and_other_generators_are_refused():
+    old, new = jax.random.PRNGKey(3), jax.random.key(3)
+    np.testing.assert_array_equal(requests.key_words(old), requests.key_words(new))
+    with pytest.raises(ValueError, match="the key is one of rbg, and the engine draws with"):
+        requests.key_words(jax.random.key(3, impl="rbg"))
 
 
 def test_every_invalid_setting_is_named():
@@ -98,4 +105,4 @@ def test_not_a_number_is_no_temperature():
     ],
 )
 def test_buckets_end_with_the_cache(cache_size, expected):
-    assert prefill.buckets(cache_size) == expected
+    assert plain_engine.buckets(cache_size) == expected

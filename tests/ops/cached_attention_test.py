@@ -70,10 +70,10 @@ def test_pieces_of_rows_are_extended_side_by_side(heads):
     """Pieces of 4 tokens of two rows in any order, some of one row; one piece is unused."""
     q, k, v = qkv(12, heads, batch=2)
     options = {"scale": SCALE, "window": 5, "precision": "exact"}
-    whole = attention.attend(q, k, v, positions=None, softcap=None, **options)
-    rows, lengths = np.array([1, 0, 1, 2, 0, 1]), np.array([8, 4, 0, 4, 0, 4])
-    slots = lengths[:, None] + np.arange(4)
-    at = (np.minimum(rows, 1)[:, None], slots)
+    whole = attention.attend(q, k, v, softcap=None, **options)
+    rows, lengths = jnp.array([1, 0, 1, 2, 0, 1]), jnp.array([8, 4, 0, 4, 0, 4])
+    slots = lengths[:, None] + jnp.arange(4)
+    at = (jnp.minimum(rows, 1)[:, None], slots)
     empty = cached_attention.empty(2, 12, heads[1], HEAD_DIM, jnp.float32)
     cache = cached_attention.write(*empty, k[at], v[at], slots, rows)
     for found, expected in zip(cache, filled(k, v), strict=True):

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         model, max_slots=min(len(prompts) * options.num_samples, 16), cache_size=longest
     )
     start = time.perf_counter()
-    sampler.warmup([len(prompt) for prompt in prompts])
+    sampler.warmup()
     compiled = time.perf_counter()
     completions = sampler.generate(
         prompts,

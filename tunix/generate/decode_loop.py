@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import config as config_lib
@@ -36,8 +36,24 @@ class SlotSettings:
     stop_ids: Int[HostOrDevice, "B E"]
     """Padded with ``NO_TOKEN``."""
     max_new_tokens: Int[HostOrDevice, " B"]
-    request: Int[HostOrDevice, " B"]
-    """Index of the request within its call; draws depend on it and on nothing else."""
+    keys: UInt32[HostOrDevice, "B W"]
+    """Data of the request's key."""
+    index: Int[HostOrDevice, " B"]
+    """Which sample of its key the request is; draws depend on the two and on nothing else."""
+
+
+@flax.struct.dataclass
+class Turn:
+    """What the host wants of one block."""
+
+    occupied: Bool[HostOrDevice, " B"]
+    """Slots with a request that has started; what runs in another has been aborted."""
+    idle_lengths: Int[HostOrDevice, " B"]
+    """What to keep of the rows of idle slots: their first tokens, so many."""
+    return_at_idle: Int[HostOrDevice, ""]
+    """The block ends early once this many slots have nothing to do."""
+    max_steps: Int[HostOrDevice, ""]
+    """The block ends after so many steps, at most ``C``."""
 
 
 @flax.struct.dataclass
@@ -47,6 +63,8 @@ class DecodeState:
     cache: cache_lib.KVCache
     hidden: Float[Array, "B D"]
     """Of the newest token in the cache: the next token is drawn from it."""
+    prompt_hidden: Float[Array, "B D"]
+    """Of the last token of the prompt that the slot's row begins with."""
     counts: Int[Array, " B"]
     """Tokens drawn for the slot's request."""
     active: Bool[Array, " B"]
@@ -70,6 +88,7 @@ def empty_state(
     return DecodeState(
         cache=cache_lib.init_cache(config, slots, cache_size, dtype),
         hidden=jnp.zeros((slots, config.embed_dim)),
+        prompt_hidden=jnp.zeros((slots, config.embed_dim)),
         counts=jnp.zeros(slots, jnp.int32),
         active=jnp.zeros(slots, bool),
         history=jnp.zeros((slots, cache_size), jnp.int32),
@@ -81,10 +100,9 @@ def decode_block(
     head: decoder.OutputHead,
     state: DecodeState,
     settings: SlotSettings,
+    turn: Turn,
     *,
-    key: Key[Array, ""],
-    banned: Bool[Array, " V"],
-    return_at_idle: Int[Array, ""],
+    banned: Bool[Array, "B V"],
     steps: int,
 ) -> tuple[DecodeState, Block]:
     """Draw up to ``steps`` tokens for every active slot.
@@ -94,12 +112,16 @@ def decode_block(
         head: Its output head.
         state: Donate it.
         settings: Of the requests in the slots.
-        key: Of the whole call.
-        banned: Tokens that nobody may draw.
-        return_at_idle: Return early once this many slots have nothing to do.
+        turn: What is wanted of this block.
+        banned: Tokens that the request in a slot may not draw.
         steps: Length of a block; static.
     """
     precision = dot.resolve_precision(model.config.precision)
+    active = state.active & turn.occupied
+    lengths = jnp.where(active, state.cache.lengths, turn.idle_lengths)
+    state = dataclasses.replace(
+        state, active=active, cache=dataclasses.replace(state.cache, lengths=lengths)
+    )
     slots = state.active.shape[0]
     block = Block(
         tokens=jnp.zeros((slots, steps), jnp.int32),
@@ -109,18 +131,18 @@ def decode_block(
 
     def is_unfinished(carry: tuple) -> Bool[Array, ""]:
         step, state, _ = carry
-        return (step < steps) & (jnp.sum(~state.active) < return_at_idle)
+        return (step < turn.max_steps) & (jnp.sum(~state.active) < turn.return_at_idle)
 
     def advance(carry: tuple) -> tuple:
         step, state, block = carry
         logits = head.logits(state.hidden, precision=precision)
-        draw = _draw(logits, state, settings, key, banned)
+        draw = _draw(logits, state, settings, banned)
         block = Block(
             tokens=block.tokens.at[:, step].set(draw.tokens),
             logps=block.logps.at[:, step].set(draw.logps),
             sampled_logps=block.sampled_logps.at[:, step].set(draw.sampled_logps),
         )
-        state = _record(state, draw.tokens, settings)
+        state = _record(state, draw.tokens, settings, turn)
         return step + 1, _feed(model, state, draw.tokens), block
 
     _, state, block = jax.lax.while_loop(is_unfinished, advance, (jnp.int32(0), state, block))
@@ -131,8 +153,7 @@ def _draw(
     logits: Float[Array, "B V"],
     state: DecodeState,
     settings: SlotSettings,
-    key: Key[Array, ""],
-    banned: Bool[Array, " V"],
+    banned: Bool[Array, "B V"],
 ) -> sampling.Draw:
     """Draw the next token of each slot; idle slots are greedy, which costs nothing."""
     slots, size = state.history.shape
@@ -156,12 +177,15 @@ def _draw(
         lambda: jnp.zeros(logits.shape, bool),
     )
     keys = jax.vmap(
-        lambda request, count: jax.random.fold_in(jax.random.fold_in(key, request), count)
-    )(settings.request, state.counts)
+        lambda key, index, count: jax.random.fold_in(jax.random.fold_in(key, index), count)
+    )(jax.random.wrap_key_data(jnp.asarray(settings.keys)), settings.index, state.counts)
+    banned = banned & state.active[:, None]
     return sampling.sample(logits, wanted, keys, seen, banned=banned)
 
 
-def _record(state: DecodeState, tokens: Int[Array, " B"], settings: SlotSettings) -> DecodeState:
+def _record(
+    state: DecodeState, tokens: Int[Array, " B"], settings: SlotSettings, turn: Turn
+) -> DecodeState:
     """Count the new tokens and retire the slots that they end."""
     counts = state.counts + state.active
     stopped = jnp.any(tokens[:, None] == settings.stop_ids, axis=1)
@@ -172,8 +196,10 @@ def _record(state: DecodeState, tokens: Int[Array, " B"], settings: SlotSettings
         counts=counts,
         active=active,
         history=state.history.at[rows, state.cache.lengths].set(tokens, mode="drop"),
-        # An idle slot of length 0 makes nobody attend further than needed.
-        cache=dataclasses.replace(state.cache, lengths=jnp.where(active, state.cache.lengths, 0)),
+        # An idle slot writes, too, and makes nobody attend further than needed: at what it keeps.
+        cache=dataclasses.replace(
+            state.cache, lengths=jnp.where(active, state.cache.lengths, turn.idle_lengths)
+        ),
     )
 
 

@@ -12,8 +12,25 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tunix.generate import completion, prefill, requests, sampling_params
+from tunix.generate import completion, requests, sampling_params
 from tunix.ops import sampling
+
+SMALLEST_BUCKET = 16
+
+
+def buckets(cache_size: int) -> tuple[int, ...]:
+    """Return the lengths of rows that have a program: 16, 32, 48, 64, 96, ..., the cache's size.
+
+    Between two powers of two there is their mean, so that padding is at most a third of a
+    prompt (longer than 32) and a fifth on average.
+    """
+    sizes, size = [], SMALLEST_BUCKET
+    while size < cache_size:
+        sizes.append(size)
+        if size > SMALLEST_BUCKET and size * 3 // 2 < cache_size:
+            sizes.append(size * 3 // 2)
+        size *= 2
+    return (*sizes, cache_size)
 
 
 class PlainEngine:
@@ -79,7 +96,7 @@ class PlainEngine:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the next token of every row and its two log-probabilities."""
         longest = max(map(len, tokens))
-        size = next(b for b in prefill.buckets(self._cache_size) if b >= longest)
+        size = next(b for b in buckets(self._cache_size) if b >= longest)
         padded = np.zeros((len(tokens), size), np.int32)
         for row, ids in zip(padded, tokens, strict=True):
             row[: len(ids)] = ids

@@ -1,108 +1,145 @@
-"""Runs prompts through the model once, and copies what they left to slots.
+"""Runs prompts through the model, in pieces of one shape, into the rows of their slots.
 
-A group of samples of one prompt shares one prefill: its keys and values are
-copied to the slot of each. Axes: ``P`` prompts of a batch, ``L`` length of its
-bucket, ``N`` copies.
+A prompt is cut into tiles; one call runs a fixed number of them, of as many prompts as
+they belong to, so that one program serves all lengths and a long prompt takes several
+calls. Requests of the same prompt copy what another's tiles have left. Axes: ``N`` tiles
+of a call, ``T`` tokens of a tile, ``C`` requests that start, ``B`` slots.
 """
 
+import dataclasses
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from tunix.generate import decode_loop
 from tunix.models.transformer import cache as cache_lib
 from tunix.models.transformer import decoder
 
-SMALLEST_BUCKET = 16
+TILE = 16
+"""Tokens of a tile: on average half of one is padding in each prompt."""
 
-
-@flax.struct.dataclass
-class Prefilled:
-    """Prompts that are ready to be continued."""
-
-    cache: cache_lib.KVCache
-    hidden: Float[Array, "P D"]
-    """Of each prompt's last token."""
-    tokens: Int[Array, "P L"]
-
-
-def buckets(cache_size: int) -> tuple[int, ...]:
-    """Return the prompt lengths that have a program: 16, 32, 48, 64, 96, ..., the cache's size.
-
-    Between two powers of two there is their mean, so that padding is at most a third of a
-    prompt (longer than 32) and a fifth on average.
-    """
-    sizes, size = [], SMALLEST_BUCKET
-    while size < cache_size:
-        sizes.append(size)
-        if size > SMALLEST_BUCKET and size * 3 // 2 < cache_size:
-            sizes.append(size * 3 // 2)
-        size *= 2
-    return (*sizes, cache_size)
+COPY_CHUNK = 128
+"""Tokens that are copied at a time, so that a copy costs what the prompt is long."""
 
 
 def prefill(
     model: decoder.Decoder,
-    tokens: Int[Array, "P L"],
-    lengths: Int[Array, " P"],
-    *,
-    dtype: jnp.dtype,
-) -> Prefilled:
-    """Run right-padded prompts; rows of length 0 are unused.
+    state: decode_loop.DecodeState,
+    tokens: Int[Array, "N T"],
+    slots: Int[Array, " N"],
+    starts: Int[Array, " N"],
+    ends: Int[Array, " N"],
+) -> decode_loop.DecodeState:
+    """Return the state with tiles of prompts at the beginning of the rows of their slots.
 
-    What stands behind a prompt's length is computed but never seen: cache slots past the
-    length are invisible, and the continuation overwrites them.
+    What a tile has behind the end of its prompt is computed but never seen: the continuation
+    overwrites it.
+
+    Args:
+        model: Unrolled decoder.
+        state: Donate it.
+        tokens: Padded on the right.
+        slots: Whose prompt each tile belongs to; ``B`` for an unused tile.
+        starts: Position of the first token of each tile; those before it are in the row, or in
+            other tiles of this call.
+        ends: Length of the whole prompt.
     """
-    rows, size = tokens.shape
-    cache = cache_lib.init_cache(model.config, rows, size, dtype)
+    positions = starts[:, None] + jnp.arange(TILE)
+    layers = tuple(dataclasses.replace(layer, rows=slots) for layer in _layers(state.cache))
+    cache = cache_lib.KVCache(layers=layers, lengths=starts)
     hidden, filled = model.hidden(tokens, cache=cache)
     assert filled is not None
-    last = jnp.maximum(lengths - 1, 0)
-    return Prefilled(
-        cache=cache_lib.KVCache(layers=filled.layers, lengths=lengths),
-        hidden=jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0],
-        tokens=tokens,
+    last = ends - 1 - starts
+    unfinished = last >= TILE
+    newest = jnp.take_along_axis(hidden, jnp.clip(last, 0, TILE - 1)[:, None, None], axis=1)[:, 0]
+    ended = jnp.where(unfinished, state.active.shape[0], slots)  # out of range: dropped
+    return dataclasses.replace(
+        state,
+        cache=cache_lib.KVCache(
+            layers=tuple(dataclasses.replace(layer, rows=None) for layer in _layers(filled)),
+            lengths=state.cache.lengths,
+        ),
+        prompt_hidden=state.prompt_hidden.at[ended].set(newest, mode="drop"),
+        history=state.history.at[slots[:, None], positions].set(tokens, mode="drop"),
     )
 
 
-def insert(
+def start(
     state: decode_loop.DecodeState,
-    prefilled: Prefilled,
-    rows: Int[Array, " N"],
-    slots: Int[Array, " N"],
+    sources: Int[Array, " C"],
+    targets: Int[Array, " C"],
+    lengths: Int[Array, " C"],
     count: Int[Array, ""],
 ) -> decode_loop.DecodeState:
-    """Start ``count`` requests: copy prefilled row ``rows[i]`` to slot ``slots[i]``.
+    """Start ``count`` requests in the slots ``targets``.
 
     Args:
         state: Donate it.
-        prefilled: Prompts of one bucket, no longer than the cache.
-        rows: May name a row several times.
-        slots: Idle slots, each at most once.
+        sources: Slots whose rows begin with the requests' prompts; a request's own, or another
+            one, from which it is copied.
+        targets: Each at most once, and no source of another.
+        lengths: Of the prompts.
         count: How many of the entries are meant; what follows is ignored.
     """
 
-    def copy(i: Int[Array, ""], state: decode_loop.DecodeState) -> decode_loop.DecodeState:
-        row, slot = rows[i], slots[i]
-
-        def move(target: Array, source: Array) -> Array:
-            piece = jax.lax.dynamic_slice_in_dim(source, row, 1, axis=0)
-            return jax.lax.dynamic_update_slice(
-                target, piece.astype(target.dtype), (slot, *[0] * (target.ndim - 1))
-            )
-
-        layers: Any = jax.tree.map(move, state.cache.layers, prefilled.cache.layers)
-        return decode_loop.DecodeState(
-            cache=cache_lib.KVCache(
-                layers=layers, lengths=move(state.cache.lengths, prefilled.cache.lengths)
+    def start_one(i: Int[Array, ""], state: decode_loop.DecodeState) -> decode_loop.DecodeState:
+        source, target, length = sources[i], targets[i], lengths[i]
+        state = _copy_prompt(state, source, target, length)
+        hidden = state.prompt_hidden[source]
+        return dataclasses.replace(
+            state,
+            cache=dataclasses.replace(
+                state.cache, lengths=state.cache.lengths.at[target].set(length)
             ),
-            hidden=move(state.hidden, prefilled.hidden),
-            counts=state.counts.at[slot].set(0),
-            active=state.active.at[slot].set(True),
-            history=move(state.history, prefilled.tokens),
+            hidden=state.hidden.at[target].set(hidden),
+            prompt_hidden=state.prompt_hidden.at[target].set(hidden),
+            counts=state.counts.at[target].set(0),
+            active=state.active.at[target].set(True),
         )
 
-    return jax.lax.fori_loop(0, count, copy, state)
+    return jax.lax.fori_loop(0, count, start_one, state)
+
+
+def _copy_prompt(
+    state: decode_loop.DecodeState,
+    source: Int[Array, ""],
+    target: Int[Array, ""],
+    length: Int[Array, ""],
+) -> decode_loop.DecodeState:
+    """Copy what a row begins with to another row, unless it is the same."""
+    size = state.history.shape[1]
+    chunk = min(COPY_CHUNK, size)
+
+    def copy(i: Int[Array, ""], arrays: Any) -> Any:
+        # The last chunk is moved back to end with the cache.
+        begin = jnp.minimum(i * chunk, size - chunk)
+
+        def move(array: Array, axis: int) -> Array:
+            shape = [1, *array.shape[1:]]
+            shape[axis] = chunk
+            at = [jnp.int32(0)] * array.ndim
+            at[axis] = begin
+            piece = jax.lax.dynamic_slice(array, [source, *at[1:]], shape)
+            # Fused with its reading, the array could not be written in place.
+            piece = jax.lax.optimization_barrier(piece)
+            return jax.lax.dynamic_update_slice(array, piece, [target, *at[1:]])
+
+        layers, history = arrays
+        moved = tuple(
+            dataclasses.replace(layer, k=move(layer.k, 3), v=move(layer.v, 2)) for layer in layers
+        )
+        return moved, move(history, 1)
+
+    chunks = jnp.where(source == target, 0, (length + chunk - 1) // chunk)
+    layers, history = jax.lax.fori_loop(0, chunks, copy, (_layers(state.cache), state.history))
+    return dataclasses.replace(
+        state, cache=dataclasses.replace(state.cache, layers=layers), history=history
+    )
+
+
+def _layers(cache: cache_lib.KVCache) -> tuple[cache_lib.LayerCache, ...]:
+    """Return the caches of the layers, of which a sampler has one each."""
+    assert isinstance(cache.layers, tuple)
+    return cache.layers

@@ -1,10 +1,13 @@
-"""Prompts and settings, checked all at once before anything runs."""
+"""What an engine is asked for, checked all at once before anything runs."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, PRNGKeyArray, UInt32
 
 from tunix.generate import sampling_params
 from tunix.models.transformer import token_ids as token_ids_lib
@@ -17,12 +20,32 @@ class PromptError(problems_lib.ProblemsError):
     headline = "cannot generate"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """One continuation that is wanted; what it draws depends on what stands here alone."""
+
+    token_ids: Sequence[int] | Int[np.ndarray, " T"]
+    """The prompt."""
+    params: sampling_params.SamplingParams
+    key: PRNGKeyArray
+    """With :attr:`index`, decides every draw."""
+    index: int = 0
+    """Which sample of ``key`` it is: requests that share a key have different ones."""
+    forbidden_tokens: Sequence[int] = ()
+    """Ids that are never drawn."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
     """A prompt and how it is continued."""
 
     token_ids: Int[np.ndarray, " T"]
     params: sampling_params.SamplingParams
+
+    @functools.cached_property
+    def identity(self) -> bytes:
+        """What prompts of the same tokens, and no others, have in common."""
+        return self.token_ids.tobytes()
 
 
 def check(
@@ -83,17 +106,6 @@ def _problems(
     return problems
 
 
-def pad(
-    prompts: Sequence[Prompt], *, rows: int, size: int
-) -> tuple[Int[np.ndarray, "P L"], Int[np.ndarray, " P"]]:
-    """Return right-padded token ids and lengths; unused rows have length 0."""
-    tokens, lengths = np.zeros((rows, size), np.int32), np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        lengths[row] = len(prompt.token_ids)
-        tokens[row, : lengths[row]] = prompt.token_ids
-    return tokens, lengths
-
-
 def banned_mask(forbidden_tokens: Sequence[int], vocab_size: int) -> Bool[np.ndarray, " V"]:
     """Return True for tokens that must not be drawn.
 
@@ -109,3 +121,20 @@ def banned_mask(forbidden_tokens: Sequence[int], vocab_size: int) -> Bool[np.nda
     if mask.all():
         raise ValueError("forbidden_tokens covers the whole vocabulary; nothing could be drawn")
     return mask
+
+
+def key_words(key: PRNGKeyArray) -> UInt32[np.ndarray, " W"]:
+    """Return the data of a key, old-style or new.
+
+    Raises:
+        ValueError: If it is a key of another generator than JAX's default.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return np.asarray(key)
+    default = jax.config.values["jax_default_prng_impl"]
+    if (found := str(jax.random.key_impl(key))) != default:
+        raise ValueError(
+            f"the key is one of {found}, and the engine draws with JAX's default, {default}; "
+            "make it with jax.random.key(seed)"
+        )
+    return np.asarray(jax.random.key_data(key))

@@ -16,7 +16,6 @@ from tunix.generate import (
     completion,
     engine,
     plain_engine,
-    prefill,
     requests,
     sampling_params,
     weight_sync,
@@ -222,7 +221,9 @@ class Sampler(base_sampler.BaseSampler):
         found = []
         for prompt, one in zip(prompts, completions, strict=True):
             ids = np.concatenate([prompt, one.token_ids])
-            size = next(b for b in prefill.buckets(self.cache_config.cache_size) if b >= len(ids))
+            size = next(
+                b for b in plain_engine.buckets(self.cache_config.cache_size) if b >= len(ids)
+            )
             logits = self._logits_of(graphdef, state, _padded([ids], size, 0))[0]
             found.append(np.asarray(logits[len(prompt) - 1 : len(ids) - 1], np.float32))
         return found

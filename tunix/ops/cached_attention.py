@@ -3,8 +3,8 @@
 Nothing here knows about layers, models or requests. Keys are stored with slots
 last and values with slots before the head width, so that both products of a
 decoding step read the cache in memory order, without transposing it. Axes: ``B``
-rows of new tokens, ``R`` of the cache, ``T`` new tokens, ``S`` slots, ``N`` query heads, ``K`` key heads, ``H``
-head width.
+rows of new tokens, ``R`` rows of the cache, ``T`` new tokens, ``S`` slots, ``N``
+query heads, ``K`` key heads, ``H`` head width.
 
 A bfloat16 cache holds the same bits as uint16: XLA's CPU backend scatters a row
 into integers in place, but into bfloat16 by converting the whole cache to float32

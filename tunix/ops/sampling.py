@@ -68,7 +68,7 @@ def sample(
     keys: Key[Array, " B"],
     seen: Bool[Array, "B V"] | None = None,
     *,
-    banned: Bool[Array, " V"] | None = None,
+    banned: Bool[Array, "B V"] | Bool[Array, " V"] | None = None,
 ) -> Draw:
     """Draw the next token of each row.
 
@@ -81,7 +81,7 @@ def sample(
         params: Settings of each row.
         keys: One key per row, used once.
         seen: True where a row's repetition penalty applies; ``None`` ignores the penalty.
-        banned: Tokens that no row may draw; at least one token must be left.
+        banned: Tokens that a row, or all, may not draw; at least one token must be left.
     """
     is_greedy = params.temperature <= 0.0
     keeps_all = (params.top_k <= 0) & (params.top_p >= 1.0) & (params.min_p <= 0.0)
@@ -103,7 +103,7 @@ def _adjust(
     logits: Float[Array, "B V"],
     params: SamplingArrays,
     seen: Bool[Array, "B V"] | None,
-    banned: Bool[Array, " V"] | None,
+    banned: Bool[Array, "B V"] | Bool[Array, " V"] | None,
 ) -> Float[Array, "B V"]:
     """Return the logits after repetition penalty and bans."""
     if seen is not None:

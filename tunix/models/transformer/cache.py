@@ -5,6 +5,8 @@ position. Slots past the length hold anything: they are never attended to and ar
 overwritten when the row grows, so right-padded prompts need no clean-up.
 """
 
+import dataclasses
+
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
@@ -30,7 +32,7 @@ class LayerCache:
     ) -> "LayerCache":
         """Return the cache with the new tokens at ``slots``; slots past the end are dropped."""
         k, v = cached_attention.write(self.k, self.v, k, v, slots, self.rows)
-        return self.replace(k=k, v=v)
+        return dataclasses.replace(self, k=k, v=v)
 
 
 @flax.struct.dataclass
