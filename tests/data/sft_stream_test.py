@@ -68,6 +68,14 @@ def test_in_order_and_unpacked_a_stream_is_the_data_set_in_memory():
             np.testing.assert_array_equal(ours["input_tokens"], theirs["input_tokens"])
 
 
+def test_batches_have_the_length_of_the_first_window_unless_an_example_is_longer():
+    lengths = [3, 5, 2, 4, 100, 6, 7, 3]
+    source = [{"prompt": "a", "completion": "b" * n} for n in lengths]
+    config = sft_data.SftDataConfig(max_target_length=200, batch_size=2, shuffle_seed=None)
+    batches = sft_stream.SftStream(source, TOKENIZER, config, window=4)
+    assert [b["input_tokens"].shape[1] for b in batches] == [64, 64, 200, 64]
+
+
 def test_epochs_differ_in_order_and_the_seed_decides():
     one, two = (list(stream(rows(8), window=8, shuffle_seed=s, num_epochs=2)) for s in (0, 1))
     again = list(stream(rows(8), window=8, shuffle_seed=0, num_epochs=2))

@@ -100,21 +100,24 @@ def batch_layout(
     settings: SftDataConfig,
     shard: batching.Shard = batching.WHOLE,
     *,
-    longest: int | None = None,
+    longest: int,
 ) -> batching.Layout:
     """Return what lays rows of examples into the batches that ``settings`` describe.
 
     Args:
         pad_id: What padding holds.
-        settings: All batches have one shape.
+        settings: See :func:`make_batches`.
         shard: Which rows this host gets.
-        longest: Tokens of the longest example, where that is known.
+        longest: Tokens of the longest example. Where all are known, all batches have one shape;
+            of a stream that does not tell, a batch of longer ones has ``max_target_length``.
     """
-    length = settings.max_target_length
-    if longest is not None and settings.pad_to == "bucket" and not settings.packing:
-        length = batching.row_length(longest, length)
+    usual = most = settings.max_target_length
+    if settings.pad_to == "bucket" and not settings.packing:
+        usual = batching.row_length(longest, most)
 
     def lay_out(rows: Sequence[Sequence[tokenize.TokenizedExample]]) -> batching.Batch:
+        needed = max(sum(len(example.tokens) for example in row) for row in rows)
+        length = usual if needed <= usual else most
         batch = batching.collate(rows, num_rows=settings.batch_size, length=length, pad_id=pad_id)
         return shard.rows_of(batch)
 

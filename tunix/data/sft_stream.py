@@ -70,9 +70,12 @@ class SftStream:
         shard.require_divides(settings.batch_size)
         self.source, self.tokenizer, self.settings = source, tokenizer, settings
         self.window, self.columns = window, columns
-        self.layout = sft_data.batch_layout(tokenizer.pad_id(), settings, shard)
         self.report = report.DataReport(source=f"first window of {sources.name_of(source)}")
         first = _Epoch(self, 0, self.report).next_window()
+        # Most batches fit into rows of the longest example in the first window.
+        lengths = [len(x.tokens) for batch in first for row in batch for _, x in row]
+        longest = max(lengths, default=settings.max_target_length)
+        self.layout = sft_data.batch_layout(tokenizer.pad_id(), settings, shard, longest=longest)
         if not first and settings.last_batch == "drop":
             raise ValueError(
                 "the data makes no full batch; choose a smaller batch_size, or set "
