@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from tests.rl import helpers
 from tunix.rl import trajectory
@@ -103,3 +104,15 @@ def test_what_was_sampled_before_a_restart_is_given_again_turn_by_turn():
     spoken = [one.output.completions for one in first.sampled]
     expected = [one.token_ids for pair in zip(*spoken, strict=True) for one in pair]
     np.testing.assert_equal(ids, expected)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_learner_trains_on_dialogues(ahead):
+    learner = learner_of_dialogues(off_policy_steps=ahead)
+    learner.train([{"prompts": ["AB", "CDEF"]}] * 3)
+    cluster = learner.rl_cluster
+    assert cluster.actor_trainer.train_steps == 3
+    assert helpers.history(cluster, "turns").tolist() == [2.0] * 3
+    assert helpers.history(cluster, "staleness").tolist() == [0.0, *[float(ahead)] * 2]
+    # Sampler and trainer agree on every trained token, so both see the same conversation.
+    assert helpers.history(cluster, "mismatch_max")[0] < 1e-5
