@@ -64,16 +64,18 @@ def save_adapter(
     taken = [name for name in (peft_config.CONFIG_NAME, WEIGHTS_NAME) if (folder / name).exists()]
     if taken:
         raise FileExistsError(f"{folder} already holds {taken}; choose another directory")
-    homes = peft_modules.homes_to_write(model)
-    adapted = {name: home for name, home in homes.items() if home.module.adapter is not None}
-    config = _config_of(adapted, homes.keys(), base_model)
+    targets = peft_modules.targets_to_write(model)
+    adapted = {
+        name: target for name, target in targets.items() if target.module.adapter is not None
+    }
+    config = _config_of(adapted, targets.keys(), base_model)
     specs, tensors = {}, []
-    for name, home in adapted.items():
+    for name, target in adapted.items():
         for end, part in _PARTS.items():
-            variable = home.module.adapter_arrays().get(part)
+            variable = target.module.adapter_arrays().get(part)
             if variable is None:
                 continue
-            array = np.asarray(variable[...][home.index]).T
+            array = np.asarray(variable[...][target.index]).T
             specs[f"{_PREFIX}{name}.{end}"] = (array.shape, array.dtype)
             tensors.append((f"{_PREFIX}{name}.{end}", array))
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,14 +116,14 @@ def load_adapter(
     config = peft_config.read(folder / peft_config.CONFIG_NAME)
     file = safetensors_loader.SafetensorsFile(folder / WEIGHTS_NAME)
     lora.require_new_name(model, name)
-    homes = peft_modules.homes_to_read(model)
+    targets = peft_modules.targets_to_read(model)
     found, problems = _tensors_by_module(file, config)
     if base_model is not None and config.base_model not in (None, "", base_model):
         problems.append(f"it was made for {config.base_model!r}, and the model is {base_model!r}")
-    problems += _module_problems(found, homes, config, file)
-    groups = _by_parameter(found, homes)
+    problems += _module_problems(found, targets, config, file)
+    groups = _by_parameter(found, targets)
     if not problems:
-        problems += _stacking_problems(groups, homes, config)
+        problems += _stacking_problems(groups, targets, config)
     if not problems:
         problems += [
             f"tensor {name} holds NaN or infinite numbers; load another state of the adapter"
@@ -136,31 +138,31 @@ def load_adapter(
     if config.dropout:
         model.adapter_dropout = adapter_lib.AdapterDropout(jax.random.key(0))
     for modules in groups.values():
-        _attach(modules, homes, found, file, config, name)
+        _attach(modules, targets, found, file, config, name)
 
 
 def _attach(
     modules: list[str],
-    homes: Mapping[str, peft_modules.Home],
+    targets: Mapping[str, peft_modules.AdapterTarget],
     found: Mapping[str, Mapping[str, str]],
     file: safetensors_loader.SafetensorsFile,
     config: peft_config.PeftConfig,
     name: str,
 ) -> None:
     """Attach the adapter of one projection: one module of the files, or one for every layer."""
-    home = homes[modules[0]]
+    target = targets[modules[0]]
     arrays = {}
     for part in found[modules[0]]:
         layers = [file.read(found[module][part]).T.astype(np.float32) for module in modules]
-        arrays[part] = jnp.asarray(np.stack(layers) if home.index else layers[0])
+        arrays[part] = jnp.asarray(np.stack(layers) if target.index else layers[0])
     settings = lora.make_settings(
-        home.path,
+        target.path,
         name=name,
         alpha=config.alpha_of(modules[0]),
         use_rslora=config.use_rslora,
         dropout=config.dropout,
     )
-    home.module.add_adapter(settings, **arrays)
+    target.module.add_adapter(settings, **arrays)
 
 
 def _tensors_by_module(
@@ -185,52 +187,52 @@ def _tensors_by_module(
 
 def _module_problems(
     found: Mapping[str, Mapping[str, str]],
-    homes: Mapping[str, peft_modules.Home],
+    targets: Mapping[str, peft_modules.AdapterTarget],
     config: peft_config.PeftConfig,
     file: safetensors_loader.SafetensorsFile,
 ) -> Iterator[str]:
     """Yield which modules the model lacks, the file lacks, or have other shapes."""
     for module, tensors in found.items():
-        if module not in homes:
+        if module not in targets:
             yield f"the model has no module {module}"
             continue
         for part, tensor in tensors.items():
-            expected = homes[module].shape(part, config.rank_of(module))
+            expected = targets[module].shape(part, config.rank_of(module))
             if file.shape(tensor) != expected:
                 yield f"{tensor} has shape {file.shape(tensor)}, the model needs {expected}"
-    present = {homes[module].place for module in found if module in homes}
+    present = {targets[module].place for module in found if module in targets}
     # A module may have several names; one sentence about it is enough.
     named = {
-        home.place: module
-        for module, home in homes.items()
-        if home.place not in present and config.targets(module)
+        target.place: module
+        for module, target in targets.items()
+        if target.place not in present and config.targets(module)
     }
     for module in named.values():
         yield f"target_modules names {module}, and there are no tensors for it"
 
 
 def _by_parameter(
-    found: Mapping[str, Mapping[str, str]], homes: Mapping[str, peft_modules.Home]
+    found: Mapping[str, Mapping[str, str]], targets: Mapping[str, peft_modules.AdapterTarget]
 ) -> dict[str, list[str]]:
     """Return the modules of each projection, layers in order."""
     groups: dict[str, list[str]] = {}
-    for module in sorted((m for m in found if m in homes), key=lambda m: homes[m].index):
-        groups.setdefault(homes[module].path, []).append(module)
+    for module in sorted((m for m in found if m in targets), key=lambda m: targets[m].index):
+        groups.setdefault(targets[module].path, []).append(module)
     return groups
 
 
 def _stacking_problems(
     groups: Mapping[str, list[str]],
-    homes: Mapping[str, peft_modules.Home],
+    targets: Mapping[str, peft_modules.AdapterTarget],
     config: peft_config.PeftConfig,
 ) -> Iterator[str]:
     """Yield the projections whose layers cannot be stacked, as their adapters differ."""
     for path, modules in groups.items():
-        home = homes[modules[0]]
-        if not home.index:
+        target = targets[modules[0]]
+        if not target.index:
             continue
         kinds = {(config.rank_of(module), config.alpha_of(module)) for module in modules}
-        if len(modules) < home.module.weight_shape[0] or len(kinds) > 1:
+        if len(modules) < target.module.weight_shape[0] or len(kinds) > 1:
             yield (
                 f"the layers of {path} have adapters of different sizes, or some have none, and "
                 "they are stacked; in Python, load the model with scan_layers=False"
@@ -238,14 +240,14 @@ def _stacking_problems(
 
 
 def _config_of(
-    adapted: Mapping[str, peft_modules.Home], modules: Iterable[str], base_model: str
+    adapted: Mapping[str, peft_modules.AdapterTarget], modules: Iterable[str], base_model: str
 ) -> peft_config.PeftConfig:
     """Return the settings of adapters by module name; ``modules`` are all there are."""
     ranks, alphas = {}, {}
-    for name, home in adapted.items():
-        assert home.module.adapter is not None and home.module.lora_a is not None
-        ranks[name] = home.module.lora_a.shape[-1]
-        alphas[name] = home.module.adapter.alpha
+    for name, target in adapted.items():
+        assert target.module.adapter is not None and target.module.lora_a is not None
+        ranks[name] = target.module.lora_a.shape[-1]
+        alphas[name] = target.module.adapter.alpha
     rank, alpha = _most_common(ranks), _most_common(alphas)
     one = next(iter(adapted.values())).module
     assert one.adapter is not None

@@ -9,7 +9,7 @@ from tunix.models.transformer import decoder, projection
 
 
 @dataclasses.dataclass(frozen=True)
-class Home:
+class AdapterTarget:
     """Where a module of the files lives in our model."""
 
     path: str
@@ -19,7 +19,7 @@ class Home:
 
     @property
     def place(self) -> tuple[str, tuple[int, ...]]:
-        """What tells two homes apart."""
+        """What tells two of them apart."""
         return self.path, self.index
 
     def shape(self, part: str, rank: int) -> tuple[int, ...]:
@@ -32,24 +32,26 @@ class Home:
         }[part]
 
 
-def homes_to_write(model: decoder.Decoder) -> dict[str, Home]:
+def targets_to_write(model: decoder.Decoder) -> dict[str, AdapterTarget]:
     """Return every module by the one name that we write."""
     family = families.family_of_model(model)
-    return _homes(model, family.weights_of_files(model.config))
+    return _targets(model, family.weights_of_files(model.config))
 
 
-def homes_to_read(model: decoder.Decoder) -> dict[str, Home]:
+def targets_to_read(model: decoder.Decoder) -> dict[str, AdapterTarget]:
     """Return every module by each of its names."""
     rows = families.family_of_model(model).weights
     aliases = [dataclasses.replace(row, hf=hf) for row in rows for hf in (row.hf, *row.also)]
-    return _homes(model, aliases) | homes_to_write(model)
+    return _targets(model, aliases) | targets_to_write(model)
 
 
-def _homes(model: decoder.Decoder, table: Sequence[weight_table.Weight]) -> dict[str, Home]:
+def _targets(
+    model: decoder.Decoder, table: Sequence[weight_table.Weight]
+) -> dict[str, AdapterTarget]:
     modules = {f"{path}.w": module for path, module in lora.iter_projections(model)}
     shapes = {name: module.weight_shape for name, module in modules.items()}
     return {
-        module_name(slot.hf): Home(name.removesuffix(".w"), slot.index, modules[name])
+        module_name(slot.hf): AdapterTarget(name.removesuffix(".w"), slot.index, modules[name])
         for name, slots in weight_table.slots(table, shapes, model.config.num_layers).items()
         for slot in slots
     }

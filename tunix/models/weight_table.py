@@ -100,7 +100,7 @@ def slots(
     """Return the slots of every parameter in ``shapes`` that the table names, layers in order."""
     found: dict[str, list[Slot]] = {}
     for row in table:
-        for path, hf, index in _homes(row, shapes, num_layers):
+        for path, hf, index in _tensors_of_row(row, shapes, num_layers):
             shape = shapes[path][len(index) :]
             to_ours, to_hf = _permutations(row.layout, len(shape))
             slot = Slot(hf, index, tuple(shape[axis] for axis in to_hf), to_ours, to_hf)
@@ -172,11 +172,11 @@ def _regex(hf: str) -> str:
     return re.escape(hf).replace(r"\{i\}", r"\d+").replace(r"\{rest\}", ".+")
 
 
-def _homes(
+def _tensors_of_row(
     row: Weight, shapes: Mapping[str, tuple[int, ...]], num_layers: int
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Yield parameter, checkpoint name and index in the parameter for each tensor of a row."""
-    for path, hf, index in _layer_homes(row, shapes, num_layers):
+    for path, hf, index in _layer_tensors(row, shapes, num_layers):
         if "{e}" not in hf:
             yield path, hf, index
             continue
@@ -184,7 +184,7 @@ def _homes(
             yield path, hf.replace("{e}", str(expert)), (*index, expert)
 
 
-def _layer_homes(
+def _layer_tensors(
     row: Weight, shapes: Mapping[str, tuple[int, ...]], num_layers: int
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     if row.ours is None:

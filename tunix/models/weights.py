@@ -125,11 +125,11 @@ class Export:
         self._parameters = parameters
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self._slots = weight_table.slots(table, shapes, num_layers)
-        homeless = sorted(parameters.keys() - self._slots.keys())
-        if homeless:
-            adapted = ".lora_" in str(homeless)
+        unmapped = sorted(parameters.keys() - self._slots.keys())
+        if unmapped:
+            adapted = ".lora_" in str(unmapped)
             hint = "; merge adapters with lora.merge_lora first" if adapted else ""
-            problems = [f"parameter {text}{hint}" for text in weight_table.collapsed(homeless)]
+            problems = [f"parameter {text}{hint}" for text in weight_table.collapsed(unmapped)]
             raise weight_table.WeightsError(
                 "no Hugging Face tensor holds these parameters", problems
             )

@@ -59,7 +59,7 @@ def init_cache(
         return LayerCache(*cached_attention.empty(batch_size, cache_size, heads, width, dtype))
 
     if config.scan_layers:
-        one = empty()
-        k, v = (jnp.zeros((config.num_layers, *x.shape), x.dtype) for x in (one.k, one.v))
+        stored = empty()
+        k, v = (jnp.zeros((config.num_layers, *x.shape), x.dtype) for x in (stored.k, stored.v))
         return KVCache(layers=LayerCache(k=k, v=v), lengths=lengths)
     return KVCache(layers=tuple(empty() for _ in range(config.num_layers)), lengths=lengths)

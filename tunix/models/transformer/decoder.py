@@ -239,12 +239,12 @@ def _run_layers(
     """Apply all layers; each is recomputed in the backward pass as ``config.remat`` says."""
     keys = _dropout_keys(context, config.num_layers)
     if not config.scan_layers:
-        for i, (one, is_local) in enumerate(zip(layers, config.is_local, strict=True)):
+        for i, (layer, is_local) in enumerate(zip(layers, config.is_local, strict=True)):
             own = context if keys is None else context.in_layer(keys[i])
             if config.remat == "none":  # the layer itself: qwix adds parameters to it in passing
-                x = one(x, own, is_local=is_local)[0]
+                x = layer(x, own, is_local=is_local)[0]
                 continue
-            graphdef, state = nnx.split(one)
+            graphdef, state = nnx.split(layer)
 
             def apply(x, state, graphdef=graphdef, is_local=is_local, own=own):
                 return nnx.merge(graphdef, state)(x, own, is_local=is_local)[0]
@@ -281,8 +281,8 @@ def _run_cached_layers(
     """Apply all layers, reading and extending their caches."""
     if not config.scan_layers:
         filled = []
-        for one, cache, is_local in zip(layers, caches, config.is_local, strict=True):
-            x, cache = one(x, context, cache, is_local)
+        for layer, cache, is_local in zip(layers, caches, config.is_local, strict=True):
+            x, cache = layer(x, context, cache, is_local)
             filled.append(cache)
         return x, tuple(filled)
 

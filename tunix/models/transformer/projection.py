@@ -25,7 +25,7 @@ INIT_STD = 0.02
 """Standard deviation of freshly initialised matrices, as in GPT-2 and Llama."""
 
 
-class Home(NamedTuple):
+class MatrixSharding(NamedTuple):
     """Where a matrix lives on a mesh, so that what belongs to it can live there, too."""
 
     mesh: Mesh
@@ -34,8 +34,8 @@ class Home(NamedTuple):
     columns: Any
 
     @classmethod
-    def of(cls, w: Array) -> "Home | None":
-        """Return the home of a matrix; ``None`` on a single device or where ``w`` is traced."""
+    def of(cls, w: Array) -> "MatrixSharding | None":
+        """Return that of a matrix; ``None`` on a single device or where ``w`` is traced."""
         sharding = None if isinstance(w, jax.core.Tracer) else w.sharding
         if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
             return None
@@ -56,14 +56,18 @@ class QuantizedWeight(nnx.Module):
     """
 
     def __init__(
-        self, q: quantize.Quantized, axes: tuple[str, str], dtype: jnp.dtype, home: Home | None
+        self,
+        q: quantize.Quantized,
+        axes: tuple[str, str],
+        dtype: jnp.dtype,
+        sharding: MatrixSharding | None,
     ):
         codes, scales, blocks, offset = q.codes, q.scales, q.scale_blocks, q.scale_offset
-        if home is not None:
-            codes = home.place(codes, home.rows, home.columns)
-            scales = home.place(scales, None, home.columns)
-            blocks = None if blocks is None else home.place(blocks, None, None)
-            offset = None if offset is None else home.place(offset)
+        if sharding is not None:
+            codes = sharding.place(codes, sharding.rows, sharding.columns)
+            scales = sharding.place(scales, None, sharding.columns)
+            blocks = None if blocks is None else sharding.place(blocks, None, None)
+            offset = None if offset is None else sharding.place(offset)
         self.kind: quantize.Kind = q.kind
         self.dtype = dtype  # of the matrix that was
         self.codes = adapter_lib.Frozen(codes, logical_axes=axes)
@@ -149,11 +153,11 @@ class Projection(nnx.Module):
 
     def set_weight(self, w: Array | quantize.Quantized) -> None:
         """Replace the matrix by one of the same shape, dense or quantised, in the same place."""
-        home = self._home()
+        sharding = self._sharding()
         if isinstance(w, quantize.Quantized):
-            self.w = QuantizedWeight(w, self.axes, self.weight_dtype, home)
+            self.w = QuantizedWeight(w, self.axes, self.weight_dtype, sharding)
         else:
-            w = w if home is None else home.place(w, home.rows, home.columns)
+            w = w if sharding is None else sharding.place(w, sharding.rows, sharding.columns)
             self.w = nnx.Param(w, logical_axes=self.axes)
 
     def add_adapter(
@@ -168,13 +172,13 @@ class Projection(nnx.Module):
         Leading axes (stacked layers) are allowed on all arrays.
         """
         self.park_adapter()
-        if (home := self._home()) is not None:
+        if (sharding := self._sharding()) is not None:
             lora_a, lora_b = (
-                home.place(lora_a, home.rows, None),
-                home.place(lora_b, None, home.columns),
+                sharding.place(lora_a, sharding.rows, None),
+                sharding.place(lora_b, None, sharding.columns),
             )
             if lora_magnitude is not None:
-                lora_magnitude = home.place(lora_magnitude, home.columns)
+                lora_magnitude = sharding.place(lora_magnitude, sharding.columns)
         in_axis, out_axis = self.axes
         self.lora_a = nnx.LoRAParam(lora_a, logical_axes=(in_axis, None))
         self.lora_b = nnx.LoRAParam(lora_b, logical_axes=(None, out_axis))
@@ -223,9 +227,9 @@ class Projection(nnx.Module):
             merged *= (self.lora_magnitude[...] / column_norms(merged))[..., None, :]
         return merged.astype(self.weight_dtype)
 
-    def _home(self) -> Home | None:
+    def _sharding(self) -> MatrixSharding | None:
         w = self.w.codes if isinstance(self.w, QuantizedWeight) else self.w
-        return Home.of(w[...])
+        return MatrixSharding.of(w[...])
 
     def _product(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         if isinstance(self.w, QuantizedWeight):
