@@ -298,8 +298,10 @@ class RLCluster:
     def require_learned(self) -> None:
         """Raise ``DivergedError`` if weights, or the losses at the end, are not finite."""
         if self._critic is not None:
-            self.critic_trainer.require_learned()
-        self.actor_trainer.require_learned()
+            with self._residency.use(*cluster_parts.TRAINED_CRITIC):
+                self.critic_trainer.require_learned()
+        with self._residency.use(*cluster_parts.TRAINED_ACTOR):
+            self.actor_trainer.require_learned()
 
     def close(self) -> None:
         """Finish all writing and leave what is trained on its devices.
