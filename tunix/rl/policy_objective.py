@@ -90,7 +90,8 @@ def objective_of_logps(
         per_token = per_token + further_loss
     metrics = metrics | (further_metrics or {})
     mismatch, worst_mismatch = rollout_correction.mismatch_metrics(logps, batch.sampler_logps, mask)
-    largest_ratio = jnp.exp(jnp.where(mask, log_ratio, 0.0)).max()
+    # 0 where there is no token, as of a step without a batch.
+    largest_ratio = jnp.where(mask, jnp.exp(log_ratio), 0.0).max()
     return loss_output.LossOutput(
         loss_sum=(batch.weights * jnp.where(mask, per_token, 0.0)).sum(),
         weight_sum=batch.weight,
