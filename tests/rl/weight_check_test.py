@@ -42,7 +42,7 @@ def test_other_values_are_named(change):
     leaf.set_raw_value(change(leaf.get_value()))
     with pytest.raises(weight_check.WeightSyncError) as caught:
         weight_check.check(nnx.state(model), state)
-    assert caught.value.problems == ["layers.1.mlp.up_proj.w has other values"]
+    assert list(caught.value.problems) == ["layers.1.mlp.up_proj.w has other values"]
 
 
 def test_missing_and_misshapen_weights_are_named():
@@ -54,7 +54,7 @@ def test_missing_and_misshapen_weights_are_named():
     flat[path] = flat[path].replace(flat[path].get_value()[:5])
     with pytest.raises(weight_check.WeightSyncError) as caught:
         weight_check.check(nnx.state(model), nnx.from_flat_state(flat.items()))
-    assert caught.value.problems == [
+    assert list(caught.value.problems) == [
         "norm.scale is missing",
         "embed_tokens.w has shape (5, 32), the actor's has (61, 32)",
     ]
