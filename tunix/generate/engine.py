@@ -52,7 +52,7 @@ class Engine:
         *,
         max_slots: int = 8,
         cache_size: int,
-        prefill_tokens: int = 256,
+        prefill_tokens: int = 128,
         steps_per_dispatch: int = 64,
     ):
         """Copy the weights of ``model`` and allocate the cache.
