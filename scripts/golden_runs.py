@@ -54,7 +54,7 @@ _RL: dict[str, Any] = {
     "reward_functions": ["rewards.py"],
     "batch_size": 4,
     "num_train_epochs": 2,
-    "rollout_config": {"total_generation_steps": 12, "max_prompt_length": 64},
+    "rollout_config": {"total_generation_steps": 12, "max_prompt_length": 64, "temperature": 1.0},
     "evaluation": {"samples_per_question": 2},
     "rl_training_config": {"actor_optimizer_config": _ADAM},
 }

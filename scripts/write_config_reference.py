@@ -60,12 +60,10 @@ def default_of(field: dataclasses.Field) -> str:
     return str(value)
 
 
-def block_of(annotation: object) -> type | None:
-    """Return the dataclass that a key holds, if it is a block."""
-    for option in typing.get_args(annotation) or (annotation,):
-        if isinstance(option, type) and dataclasses.is_dataclass(option):
-            return option
-    return None
+def blocks_of(annotation: object) -> list[type]:
+    """Return the dataclasses that a key may hold, none if it is no block."""
+    options = typing.get_args(annotation) or (annotation,)
+    return [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
 
 
 def rows(cls: type, prefix: str = "") -> list[str]:
@@ -73,15 +71,16 @@ def rows(cls: type, prefix: str = "") -> list[str]:
     texts, hints = docstrings(cls), typing.get_type_hints(cls)
     found = []
     for field in dataclasses.fields(cls):
-        block = block_of(hints[field.name])
+        blocks = blocks_of(hints[field.name])
         dotted = prefix + field.name
         text = texts.get(field.name, "").replace("|", "\\|").replace("``", "`")
-        if block is None:
+        if not blocks:
             found.append(f"| `{dotted}` | `{default_of(field)}` | {text} |")
             continue
         if default_of(field) == "null":
             found.append(f"| `{dotted}` | `null` | {text} |")
-        found += rows(block, f"{dotted}.")
+        for block in blocks:
+            found += rows(block, f"{dotted}.")
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tunix.cli import dpo_main, dpo_schema, structure
+from tunix.sft.dpo import cpo_trainer, dpo_config, kto_trainer, simpo_trainer
 from tunix.utils import config
 
 QUESTIONS = "acegikmo"
@@ -175,11 +176,11 @@ OTHER_VALUES = {
     [
         (name, field.name)
         for name, cls in (
-            ("dpo", dpo_schema.DpoOptions),
-            ("orpo", dpo_schema.OrpoOptions),
-            ("simpo", dpo_schema.SimpoOptions),
-            ("cpo", dpo_schema.CpoOptions),
-            ("kto", dpo_schema.KtoOptions),
+            ("dpo", dpo_config.DPOConfig),
+            ("orpo", dpo_config.ORPOConfig),
+            ("simpo", simpo_trainer.SimPOConfig),
+            ("cpo", cpo_trainer.CPOConfig),
+            ("kto", kto_trainer.KTOConfig),
         )
         for field in dataclasses.fields(cls)
     ],

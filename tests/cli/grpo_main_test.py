@@ -35,7 +35,11 @@ def write_job(folder, model, **settings):
         "data_path": str(folder / "train.jsonl"),
         "eval_data_path": str(folder / "eval.jsonl"),
         "reward_functions": [str(folder / "rewards.py")],
-        "rollout_config": {"total_generation_steps": 6, "max_prompt_length": 16},
+        "rollout_config": {
+            "total_generation_steps": 6,
+            "max_prompt_length": 16,
+            "temperature": 1.0,
+        },
         "evaluation": {"samples_per_question": 2, "num_shown": 2},
     }
     path = folder / "base.yaml"
@@ -206,12 +210,16 @@ def test_what_does_not_go_together_is_said_at_once(base):
 
 
 def test_keys_of_the_reference_that_are_not_here_are_answered(base):
-    found = problems_of(base, "rollout_engine=vllm", "reference_model_config.model_id=x")
+    found = problems_of(base, "verl_compatible=true", "reference_model_config.model_id=x")
     assert sorted(found) == [
         "reference_model_config: known key of google-tunix, not supported here: one model_config "
         "serves every role; write it there",
-        "rollout_engine: known key of google-tunix, not supported here: the built-in engine is "
-        "the only one; remove it",
+        "verl_compatible: known key of google-tunix, not supported here: there is nothing of the "
+        "kind; remove it",
+    ]
+    assert problems_of(base, "rollout_engine=vllm") == [
+        "rollout_engine 'vllm' is not one of ['mock', 'vanilla'] (register a function of your own "
+        "as 'rollout_engine' first)"
     ]
 
 

@@ -15,9 +15,11 @@ import pytest
 from flax import nnx
 
 from tests.repo import configs, source
-from tunix.cli import build, grpo_schema, ppo_schema, rl_models, rl_schema, structure
+from tunix.cli import build, grpo_schema, ppo_schema, rl_models, rl_schema, schema, structure
+from tunix.data import prompts
 from tunix.models import automodel
-from tunix.rl import shared_critic
+from tunix.rl import cluster_config, shared_critic
+from tunix.rl.rollout import base_rollout
 from tunix.sft import run_directory
 from tunix.sft.dpo import reward_model_files
 from tunix.utils import config as config_lib
@@ -33,51 +35,54 @@ CHANGES = {
     },
     "RLRun.data_path": {"data_path": "other.jsonl"},
     "RLRun.eval_data_path": {"eval_data_path": "other.jsonl"},
-    "RLRun.prompt_column": {"prompt_column": "question"},
-    "RLRun.system_prompt": {"system_prompt": "Be brief."},
-    "RLRun.too_long": {"too_long": "filter", "rollout_config.max_prompt_length": 20},
-    "RLRun.solve_rate_column": {"solve_rate_column": "rate", "max_solve_rate": 0.9},
-    "RLRun.min_solve_rate": {"solve_rate_column": "rate", "min_solve_rate": 0.3},
-    "RLRun.max_solve_rate": {"solve_rate_column": "rate", "max_solve_rate": 0.6},
+    "PromptConfig.prompt_column": {"prompt_column": "question"},
+    "PromptConfig.system_prompt": {"system_prompt": "Be brief."},
+    "PromptConfig.too_long": {"too_long": "filter", "rollout_config.max_prompt_length": 20},
+    "PromptConfig.solve_rate_column": {"solve_rate_column": "rate", "max_solve_rate": 0.9},
+    "PromptConfig.min_solve_rate": {"solve_rate_column": "rate", "min_solve_rate": 0.3},
+    "PromptConfig.max_solve_rate": {"solve_rate_column": "rate", "max_solve_rate": 0.6},
     "RLRun.curriculum": {"curriculum": {}},
     "RLRun.reward_functions": {"reward_functions": ["rewards.py", "more.py"]},
     "RLRun.reward_model_config": {"reward_model_config.model_id": "judge"},
-    "RLRun.batch_size": {"batch_size": 3},
+    "PromptConfig.batch_size": {"batch_size": 3},
     "RLRun.num_train_epochs": {"num_train_epochs": 3},
-    "RLRun.offload_to_cpu": {"offload_to_cpu": True},
+    "EngineConfig.offload_to_cpu": {"offload_to_cpu": True},
+    "EngineConfig.rollout_engine": {"rollout_engine": "mock"},
+    "EngineConfig.verify_weight_sync": {"verify_weight_sync": True},
+    "EngineOptions.kv_cache_size": {"rollout_config.engine.kv_cache_size": 999},
+    "NativeEngine.slots": {"rollout_config.engine.slots": 3},
     "RLRun.role_to_mesh": {"role_to_mesh.actor": {"shape": [1], "axis_names": ["fsdp"]}},
     "GrpoRun.algorithm": {"algorithm": "gspo"},
     "GrpoRun.grpo_config": {"grpo_config.epsilon": 0.1},
     "PpoRun.ppo_config": {"ppo_config.critic_backbone": "shared"},
     "RolloutOptions.total_generation_steps": {"rollout_config.total_generation_steps": 7},
-    "RolloutOptions.max_prompt_length": {"rollout_config.max_prompt_length": 50},
-    "RolloutOptions.temperature": {"rollout_config.temperature": 0.5},
-    "RolloutOptions.top_p": {"rollout_config.top_p": 0.5},
-    "RolloutOptions.top_k": {"rollout_config.top_k": 5},
+    "SamplingConfig.max_prompt_length": {"rollout_config.max_prompt_length": 50},
+    "SamplingConfig.temperature": {"rollout_config.temperature": 0.5},
+    "SamplingConfig.top_p": {"rollout_config.top_p": 0.5},
+    "SamplingConfig.top_k": {"rollout_config.top_k": 5},
+    "SamplingConfig.eos_tokens": {"rollout_config.eos_tokens": [7]},
     "RLTrainingOptions.actor_optimizer_config": {
         "rl_training_config.actor_optimizer_config.learning_rate": 0.5
     },
-    "RLTrainingOptions.mini_batch_size": {"rl_training_config.mini_batch_size": 1},
-    "RLTrainingOptions.train_micro_batch_size": {"rl_training_config.train_micro_batch_size": 1},
-    "RLTrainingOptions.rollout_micro_batch_size": {
-        "rl_training_config.rollout_micro_batch_size": 3
-    },
-    "RLTrainingOptions.compute_logps_micro_batch_size": {
+    "UpdateConfig.mini_batch_size": {"rl_training_config.mini_batch_size": 1},
+    "UpdateConfig.train_micro_batch_size": {"rl_training_config.train_micro_batch_size": 1},
+    "UpdateConfig.rollout_micro_batch_size": {"rl_training_config.rollout_micro_batch_size": 3},
+    "UpdateConfig.compute_logps_micro_batch_size": {
         "rl_training_config.compute_logps_micro_batch_size": 1
     },
-    "RLTrainingOptions.alarms": {"rl_training_config.alarms": None},
+    "UpdateConfig.alarms": {"rl_training_config.alarms": None},
     "PPOTrainingOptions.critic_optimizer_config": {
         "rl_training_config.critic_optimizer_config.learning_rate": 0.5
     },
-    "RewardModelOptions.model_id": {"reward_model_config.model_id": "other"},
-    "RewardModelOptions.model_source": {"reward_model_config.model_source": "local"},
-    "RewardModelOptions.dtype": {"reward_model_config.dtype": "bfloat16"},
-    "RewardModelOptions.precision": {"reward_model_config.precision": "exact"},
+    "HeldModel.model_id": {"reward_model_config.model_id": "other"},
+    "HeldModel.model_source": {"reward_model_config.model_source": "local"},
+    "HeldModel.dtype": {"reward_model_config.dtype": "bfloat16"},
+    "HeldModel.precision": {"reward_model_config.precision": "exact"},
     "EvaluationOptions.num_questions": {"evaluation.num_questions": 16},
 }
 BASES = {
-    "RLRun.too_long": {"rollout_config.max_prompt_length": 20},
-    "RewardModelOptions": {"reward_model_config.model_id": "judge"},
+    "PromptConfig.too_long": {"rollout_config.max_prompt_length": 20},
+    "HeldModel": {"reward_model_config.model_id": "judge"},
     "EvaluationOptions.num_questions": {
         "task": "multiplication",
         "rollout_config.max_prompt_length": 200,
@@ -94,18 +99,29 @@ ELSEWHERE = {
     "RLRun.role_to_mesh": "tests/cli/role_meshes_test.py",
     "EvaluationOptions.samples_per_question": "tests/cli/grpo_main_test.py",
     "EvaluationOptions.num_shown": "tests/cli/grpo_main_test.py",
-    "EvaluationOptions.accuracy_function": "tests/cli/grpo_main_test.py",
+    "EvaluationConfig.accuracy_function": "tests/cli/grpo_main_test.py",
+    "NativeEngine.kind": "tests/cli/rollout_engine_test.py",
 }
 """Has a test of its own: the file that sets it."""
 
-SCHEMAS = (rl_schema, grpo_schema, ppo_schema)
+SCHEMAS = {module.__name__ for module in (rl_schema, grpo_schema, ppo_schema)}
+INHERITED = (
+    prompts.PromptConfig,
+    cluster_config.EngineConfig,
+    cluster_config.EvaluationConfig,
+    cluster_config.UpdateConfig,
+    base_rollout.EngineOptions,
+    base_rollout.SamplingConfig,
+    schema.HeldModel,
+)
+"""What these schemas share with the classes that scripts use."""
 
 
 def test_every_key_has_an_entry():
     keys = {
         f"{cls.__name__}.{name}"
         for cls in configs.config_classes()
-        if cls.__module__ in {schema.__name__ for schema in SCHEMAS}
+        if cls.__module__ in SCHEMAS or cls in INHERITED
         for name in configs.new_fields(cls)
         if not configs.is_block(cls, name) or f"{cls.__name__}.{name}" in CHANGES
     }
@@ -222,7 +238,12 @@ def observe(files, loaded, tiny_model, monkeypatch, tmp_path):
                 rate_of(config.training_config.actor_optimizer),
                 rate_of(config.training_config.critic_optimizer),
             ],
-            "cluster": (str(config.rollout_config), config.offload_to_cpu),
+            "cluster": (
+                str(config.rollout_config),
+                config.rollout_engine,
+                config.offload_to_cpu,
+                config.verify_weight_sync,
+            ),
             "meshes": str(config.role_to_mesh),
             "roles": [asked[role] is not None for role in ("critic", "reference", "reward")],
             "head": shared_critic.has_value_head(asked["actor"]),

@@ -49,7 +49,7 @@ def test_training_and_held_out_prompts_have_names_of_their_own(load):
 def test_prompts_to_train_and_to_evaluate_on_are_all_read_before_anything_is_said(load):
     with pytest.raises(errors.DataError) as caught:
         load("", longest=1)
-    assert caught.value.source == "task larger_number, task larger_number (held out)"
+    assert caught.value.subject == "task larger_number, task larger_number (held out)"
 
 
 NEEDS = "def exact(prompts, completions, solution): return [1.0] * len(completions)\n"

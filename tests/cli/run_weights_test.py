@@ -12,6 +12,7 @@ from flax import nnx
 from tests.cli import export_main_test
 from tunix.cli import errors, generate_main, main, sft_main, trained_model
 from tunix.sft import ema, peft_trainer
+from tunix.utils import json_lines
 
 LORA = "model_config.lora_config={rank: 2, alpha: 4.0}"
 
@@ -33,7 +34,8 @@ def run(tiny_model, tmp_path_factory):
         "training_config": {
             "eval_every_n_steps": 1,
             "ema_decay": 0.5,
-            "keep_best": {"mode": "max"},  # the loss falls, so that the first one is the largest
+            # The loss falls, so that the first one is the largest.
+            "keep_best": {"mode": "max", "restore_best": True},
             "checkpointing_options": {"save_interval_steps": 1},
         },
     }
@@ -74,7 +76,12 @@ def test_each_kind_of_weights_is_its_own(full_run):
         parameters(directory, weights) for weights in ("last", "best", "ema")
     )
     assert (last_step, best_step, ema_step) == (3, 1, 3)
-    assert json.loads((directory / "summary.json").read_text())["best_step"] == 1
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["best_step"] == 1
+    rows = json_lines.read(directory / "metrics.jsonl")
+    (first,) = [row["eval/loss"] for row in rows if row["step"] == 1 and "eval/loss" in row]
+    assert summary["eval_of_best"]["loss"] == pytest.approx(first, rel=1e-6)
+    assert summary["eval_of_best"]["loss"] > summary["eval_after"]["loss"] + 1e-3
     assert mean.keys() == last.keys() == average.keys()
     for name, value in mean.items():
         np.testing.assert_array_equal(value, average[name])

@@ -135,3 +135,44 @@ def test_plain_values_come_back_equal():
 def test_a_whole_number_too_long_for_a_float_is_an_error_and_no_overflow(digits):
     (problem,) = problems_of(name="n", rate=-(10**digits))
     assert problem == "rate must be a finite number, got -inf"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Disk(config.Config):
+    kind: Literal["disk"] = "disk"
+    path: str = "/"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Net(config.Config):
+    kind: Literal["http", "https"] = "https"
+    host: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Store(config.Config):
+    place: Disk | Net = dataclasses.field(default_factory=Disk)
+
+
+def stored(**place):
+    return structure.structure(Store, {"place": place}, notes={}, source="x.yaml").place
+
+
+def test_a_block_of_several_kinds_has_the_keys_of_the_one_that_is_named():
+    assert stored(path="/a") == Disk(path="/a"), "the first where none is named"
+    assert stored(kind="disk") == Disk()
+    assert stored(kind="http", host="h") == Net(kind="http", host="h")
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ({"kind": "http", "path": "/a"}, "place.host is required"),
+        ({"kind": "disk", "hots": "h"}, "unknown key 'place.hots'"),
+        ({"kind": "htps"}, "place.kind 'htps' is not one of ['disk', 'http', 'https'] (did you"),
+    ],
+)
+def test_a_key_of_another_kind_or_an_unknown_kind_is_refused(place, problem):
+    with pytest.raises(config.ConfigError) as caught:
+        stored(**place)
+    assert any(p.startswith(problem) for p in caught.value.problems), caught.value.problems

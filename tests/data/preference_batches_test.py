@@ -120,13 +120,13 @@ def shapes(**changes):
 
 
 def test_the_last_short_batch_is_dropped_or_filled():
-    assert len(shapes()) == len(PAIRS) // 4 == 2
-    assert shapes(last_batch="keep", pad_to="max") == [(4, 12)] * 3
+    assert len(shapes(last_batch="drop")) == len(PAIRS) // 4 == 2
+    assert shapes(pad_to="max") == [(4, 12)] * 3
 
 
 def test_epochs_and_windows_of_packing_are_read():
-    assert len(shapes(num_epochs=3)) == 6
-    packed = {"packing": True, "row_length": 40, "last_batch": "keep"}
+    assert len(shapes(num_epochs=3)) == 9
+    packed = {"packing": True, "row_length": 40}
     assert len(shapes(**packed)) == 1
     assert len(shapes(**packed, packing_window=1)) == 3
 
@@ -136,7 +136,7 @@ def test_the_seed_decides_the_order():
         found = preference_batches.pair_batches(PAIRS, settings(batch_size=4, shuffle_seed=seed))
         return [answer for batch in found for answer in answers_of(batch)]
 
-    assert order(None) == wanted(PAIRS[:8])
+    assert order(None) == wanted(PAIRS)
     assert order(1) == order(1) != order(2)
 
 

@@ -94,7 +94,7 @@ def filled(rows):
 @pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES)
 def test_conversations_with_tools(tmp_path, rows, kind):
     tokenizer = tokenizers.make(TEMPLATE)
-    settings = sft_config.SftDataConfig(shuffle_seed=None, batch_size=1)
+    settings = sft_config.SftDataConfig(shuffle_seed=None, batch_size=1, max_target_length=1024)
     found = {}
     for name in ("jsonl", kind):
         batches, account = sft_data.load(write(tmp_path, rows, name), tokenizer, settings)
@@ -105,7 +105,7 @@ def test_conversations_with_tools(tmp_path, rows, kind):
 
 def test_what_is_trained_has_no_key_that_nobody_wrote(tmp_path):
     tokenizer = tokenizers.make(TEMPLATE)
-    settings = sft_config.SftDataConfig(shuffle_seed=None, batch_size=1)
+    settings = sft_config.SftDataConfig(shuffle_seed=None, batch_size=1, max_target_length=1024)
     batches, _ = sft_data.load(write(tmp_path, CHATS[:3], "parquet"), tokenizer, settings)
     texts = [tokenizer.decode(batch["input_tokens"][0].tolist()) for batch in batches]
     assert "null" not in "".join(texts)
@@ -118,7 +118,7 @@ def test_a_null_that_is_meant_is_written_as_json_text(tmp_path):
     tools = json.dumps([tool("f", {"n": {"default": None}})])
     rows = [CHATS[3] | {"tools": tools}, CHATS[2] | {"tools": None}]
     tokenizer = tokenizers.make(TEMPLATE)
-    settings = sft_config.SftDataConfig(shuffle_seed=None, batch_size=1)
+    settings = sft_config.SftDataConfig(shuffle_seed=None, batch_size=1, max_target_length=1024)
     for kind in ("jsonl", "parquet"):
         batches, _ = sft_data.load(write(tmp_path, rows, kind), tokenizer, settings)
         text = tokenizer.decode(next(iter(batches))["input_tokens"][0].tolist())
@@ -166,7 +166,7 @@ def test_a_map_is_an_object(tmp_path):
     )
     parquet.write_table(pyarrow.table({"messages": column}), tmp_path / "map.parquet")
     tokenizer = tokenizers.make(TEMPLATE)
-    settings = sft_config.SftDataConfig(batch_size=1)
+    settings = sft_config.SftDataConfig(batch_size=1, max_target_length=1024)
     one, other = (
         next(iter(sft_data.load(source, tokenizer, settings)[0]))["input_tokens"].tolist()
         for source in (tmp_path / "map.parquet", [{"messages": messages}])

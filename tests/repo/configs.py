@@ -18,7 +18,7 @@ def config_classes() -> list[type[config_lib.Config]]:
             waiting.append(cls)
             if cls.__module__.startswith("tunix."):
                 found.append(cls)
-    return found
+    return list(dict.fromkeys(found))  # one with two parents comes twice
 
 
 def own_fields(cls: type) -> list[str]:

@@ -74,18 +74,18 @@ RUN = {
     "PPOConfig.vf_coef": {"critic_backbone": "shared", "vf_coef": 0.9},
     "RLTrainingConfig.actor_optimizer": {"actor_optimizer": optax.sgd(0.1)},
     "RLTrainingConfig.critic_optimizer": {"critic_optimizer": optax.sgd(0.1)},
-    "RLTrainingConfig.mini_batch_size": {"mini_batch_size": 2},
-    "RLTrainingConfig.train_micro_batch_size": {"train_micro_batch_size": 2},
+    "UpdateConfig.mini_batch_size": {"mini_batch_size": 2},
+    "UpdateConfig.train_micro_batch_size": {"train_micro_batch_size": 2},
 }
 """Shows in completions, metrics or parameters of two steps of training."""
 
 ROLLOUT = {
     "RolloutConfig.max_tokens_to_generate": {"max_tokens_to_generate": 3},
-    "RolloutConfig.temperature": {"temperature": 2.0},
-    "RolloutConfig.top_p": {"top_p": 0.2},
-    "RolloutConfig.top_k": {"top_k": 1},
-    "RolloutConfig.max_prompt_length": {"max_prompt_length": 3},
-    "RolloutConfig.eos_tokens": {"eos_tokens": tuple(range(2, 40))},
+    "SamplingConfig.temperature": {"temperature": 2.0},
+    "SamplingConfig.top_p": {"top_p": 0.2},
+    "SamplingConfig.top_k": {"top_k": 1},
+    "SamplingConfig.max_prompt_length": {"max_prompt_length": 3},
+    "SamplingConfig.eos_tokens": {"eos_tokens": tuple(range(2, 40))},
     "RolloutConfig.return_logprobs": {"return_logprobs": False},
 }
 """Shows in what is sampled."""
@@ -116,7 +116,7 @@ OVERLONG = {
 """Shows in what long completions lose."""
 
 ELSEWHERE = {
-    "RLTrainingConfig.accuracy_function": "tests/rl/evaluation_test.py",
+    "EvaluationConfig.accuracy_function": "tests/rl/evaluation_test.py",
     "AlarmConfig.reward_failed": "tests/rl/alarms_test.py",
     "AlgorithmConfig.off_policy_steps": "tests/rl/collecting/ahead_test.py",
     "AlgorithmConfig.partial_rollout_tokens": "tests/rl/collecting/partial_rollout_test.py",
@@ -125,16 +125,16 @@ ELSEWHERE = {
     "GRPOConfig.max_sampling_rounds": "tests/rl/grpo/relatives_test.py",
     "GRPOConfig.overlong_buffer": "tests/rl/grpo/relatives_test.py",
     "RolloutConfig.seed": "tests/rl/rl_cluster_test.py",
-    "RolloutConfig.kv_cache_size": "tests/rl/rollout/base_rollout_test.py",
-    "RLTrainingConfig.rollout_micro_batch_size": "tests/rl/grpo/grpo_learner_test.py",
-    "RLTrainingConfig.compute_logps_micro_batch_size": "tests/rl/split_run.py",
-    "RLTrainingConfig.alarms": "tests/rl/rollout_steps_test.py",
+    "EngineOptions.kv_cache_size": "tests/rl/rollout/base_rollout_test.py",
+    "UpdateConfig.rollout_micro_batch_size": "tests/rl/grpo/grpo_learner_test.py",
+    "UpdateConfig.compute_logps_micro_batch_size": "tests/rl/split_run.py",
+    "UpdateConfig.alarms": "tests/rl/rollout_steps_test.py",
     "ClusterConfig.training_config": "tests/rl/helpers.py",
     "ClusterConfig.rollout_config": "tests/rl/rl_cluster_test.py",
     "ClusterConfig.role_to_mesh": "tests/rl/split_run.py",
-    "ClusterConfig.rollout_engine": "tests/rl/rl_cluster_test.py",
-    "ClusterConfig.offload_to_cpu": "tests/rl/split_run.py",
-    "ClusterConfig.verify_weight_sync": "tests/rl/split_run.py",
+    "EngineConfig.rollout_engine": "tests/rl/rl_cluster_test.py",
+    "EngineConfig.offload_to_cpu": "tests/rl/split_run.py",
+    "EngineConfig.verify_weight_sync": "tests/rl/split_run.py",
     **dict.fromkeys(
         ("Reward.fn", "Reward.name", "Reward.run_in", "Reward.workers", "Reward.time_limit"),
         "tests/rl/rewards_test.py",

@@ -125,19 +125,15 @@ def report_context(path: str, model: nnx.Module, longest: int, settings: str) ->
         )
 
 
-def loop_settings(
-    run: schema.RunOptions, options: schema.LoopOptions, directory: run_directory.RunDirectory
-) -> dict[str, Any]:
-    """Return what the settings of every loop say of its ``TrainingConfig``."""
+def places(options: schema.LoopOptions, directory: run_directory.RunDirectory) -> dict[str, Any]:
+    """Return what a trainer is told of the run's directory: where checkpoints and metrics go."""
     checkpointing = checkpointing_options(options.checkpointing_options)
     return {
-        "eval_every_n_steps": options.eval_every_n_steps,
-        "max_steps": options.max_steps,
         "checkpoint_root_directory": None if checkpointing is None else str(directory.checkpoints),
         "checkpointing_options": checkpointing,
-        "resume": run.resume,
-        "metrics_logging_options": metrics_options(options.metrics_logging_options, directory),
-        "data_sharding_axis": options.data_sharding_axis,
+        "metrics_logging_options": metrics_logger.MetricsLoggerOptions.composed(
+            options.metrics_logging_options, log_dir=str(directory.path)
+        ),
     }
 
 
@@ -156,18 +152,6 @@ def checkpointing_options(
         )
     return ocp.CheckpointManagerOptions(
         save_interval_steps=options.save_interval_steps, max_to_keep=options.max_to_keep
-    )
-
-
-def metrics_options(
-    options: schema.MetricsOptions, directory: run_directory.RunDirectory
-) -> metrics_logger.MetricsLoggerOptions:
-    """Return where metrics go: into the run directory."""
-    return metrics_logger.MetricsLoggerOptions(
-        log_dir=str(directory.path),
-        project_name=options.project_name,
-        flush_every_n_steps=options.flush_every_n_steps,
-        wandb=options.wandb,
     )
 
 

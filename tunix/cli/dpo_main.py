@@ -106,8 +106,8 @@ def make_config(
     run: dpo_schema.DpoRun, directory: run_directory.RunDirectory
 ) -> training_config.TrainingConfig:
     """Return the trainer's settings."""
-    settings = training_run.loop_settings(run, run.training_config, directory)
-    return run.objective(pbar_description=run.objective_name, **settings)
+    places = training_run.places(run.training_config, directory)
+    return run.objective(pbar_description=run.objective_name, **places)
 
 
 def make_trainer(

@@ -6,92 +6,28 @@ from typing import Any, Literal
 
 from tunix.cli import preference_schema
 from tunix.sft import training_config as training_config_lib
-from tunix.sft.dpo import cpo_trainer, dpo_config, kto_trainer, simpo_trainer
-from tunix.utils import config as config_lib
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DpoOptions(config_lib.Config):
-    """``dpo_config``: pairs of answers against a reference, the model before training."""
-
-    loss_type: str | tuple[str, ...] = "sigmoid"
-    """A loss, or several whose weighted values are added."""
-
-    loss_weights: tuple[float, ...] | None = None
-    """One per loss; 1 when unset."""
-
-    beta: float = 0.1
-    """How strongly the policy is held to the reference."""
-
-    label_smoothing: float = 0.0
-    """Probability that a label is wrong, for the losses that know of it."""
-
-    rpo_alpha: float | None = None
-    """Weight of the chosen answer's negative log-likelihood per token."""
-
-    discopop_tau: float = 0.05
-    """Temperature of DiscoPOP's gate."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OrpoOptions(config_lib.Config):
-    """``orpo_config``: pairs of answers by their odds, without a reference."""
-
-    lambda_orpo: float = 0.1
-    """Weight of the odds ratio term."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SimpoOptions(config_lib.Config):
-    """``simpo_config``: pairs of answers by log-probability per token, without a reference."""
-
-    beta: float = 2.0
-    """Scale of the reward."""
-
-    simpo_gamma: float = 1.0
-    """By how much the chosen answer should lead."""
-
-    label_smoothing: float = 0.0
-    """Probability that a label is wrong."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CpoOptions(config_lib.Config):
-    """``cpo_config``: pairs of answers under a uniform reference."""
-
-    beta: float = 0.1
-    """Scale of the reward."""
-
-    cpo_alpha: float = 1.0
-    """Weight of the chosen answer's negative log-likelihood per token."""
-
-    label_smoothing: float = 0.0
-    """Probability that a label is wrong."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KtoOptions(config_lib.Config):
-    """``kto_config``: single answers that are good or bad."""
-
-    beta: float = 0.1
-    """How fast utility saturates."""
-
-    desirable_weight: float = 1.0
-    """Weight of good answers."""
-
-    undesirable_weight: float = 1.0
-    """Weight of bad answers."""
+from tunix.sft.dpo import cpo_trainer, kto_trainer, simpo_trainer
+from tunix.sft.dpo import dpo_config as dpo_config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpoRun(preference_schema.PreferenceRun):
     """``tunix dpo``: train on preferences. At most one objective's block; DPO if none."""
 
-    dpo_config: DpoOptions | None = None
-    orpo_config: OrpoOptions | None = None
-    simpo_config: SimpoOptions | None = None
-    cpo_config: CpoOptions | None = None
-    kto_config: KtoOptions | None = None
+    dpo_config: dpo_config_lib.DPOConfig | None = None
+    """Pairs of answers against a reference, the model before training."""
+
+    orpo_config: dpo_config_lib.ORPOConfig | None = None
+    """Pairs of answers by their odds, without a reference."""
+
+    simpo_config: simpo_trainer.SimPOConfig | None = None
+    """Pairs of answers by log-probability per token, without a reference."""
+
+    cpo_config: cpo_trainer.CPOConfig | None = None
+    """Pairs of answers under a uniform reference."""
+
+    kto_config: kto_trainer.KTOConfig | None = None
+    """Single answers that are good or bad."""
 
     reference: Literal["precomputed", "live", "offloaded"] = "precomputed"
     """How DPO and KTO ask the reference, the model before training: ``precomputed`` over all data
@@ -130,18 +66,20 @@ class DpoRun(preference_schema.PreferenceRun):
         """Whether rows are single answers, good or bad, instead of pairs."""
         return self.objective_name == "kto"
 
-    def objective(self, **loop: Any) -> training_config_lib.TrainingConfig:
+    def objective(self, **others: Any) -> training_config_lib.TrainingConfig:
         """Return the trainer's settings, made of the objective's and those of the loop."""
-        options: Any = vars(self)[f"{self.objective_name}_config"] or DpoOptions()
+        options: Any = vars(self)[f"{self.objective_name}_config"] or dpo_config_lib.DPOConfig()
         more: dict[str, Any] = {"algorithm": "orpo"} if self.objective_name == "orpo" else {}
         if self.has_reference:
             more["offload_reference"] = self.reference == "offloaded"
-        return _CONFIGS[self.objective_name](**loop, **vars(options), **more)
+        return _CONFIGS[self.objective_name].composed(
+            options, self, self.training_config, **more, **others
+        )
 
 
 _CONFIGS: Mapping[str, type[training_config_lib.TrainingConfig]] = {
-    "dpo": dpo_config.DPOTrainingConfig,
-    "orpo": dpo_config.DPOTrainingConfig,
+    "dpo": dpo_config_lib.DPOTrainingConfig,
+    "orpo": dpo_config_lib.DPOTrainingConfig,
     "simpo": simpo_trainer.SimPOTrainingConfig,
     "cpo": cpo_trainer.CPOTrainingConfig,
     "kto": kto_trainer.KTOTrainingConfig,

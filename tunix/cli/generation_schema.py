@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 
-from tunix.cli import schema
 from tunix.sft import reply_scores
 from tunix.utils import config as config_lib
 
@@ -35,8 +34,7 @@ class GenerationOptions(config_lib.Config):
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range and scores that there are not."""
         yield from super().problems()
-        for name in ("num_prompts", "max_new_tokens", "batch_size"):
-            yield from schema.below_one(name, getattr(self, name))
+        yield from config_lib.below_one(self, "num_prompts", "max_new_tokens", "batch_size")
         for name in self.scores:
             if name not in reply_scores.SCORES:
                 hint = config_lib.did_you_mean(name, reply_scores.SCORES)

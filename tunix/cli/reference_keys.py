@@ -25,7 +25,6 @@ _TOP_LEVEL = {
     "num_batches": "limit the run with max_steps",
     "num_test_batches": "the evaluation set is read in full; write a smaller file",
     "reference_model_config": _ONE_MODEL,
-    "rollout_engine": _NO_ENGINE_CHOICE,
     "rollout_model_config": _ONE_MODEL,
     "tfds_download": _NOT_HERE,
     "verl_compatible": _NOT_HERE,

@@ -52,11 +52,12 @@ def _train(run: reward_schema.RewardRun, directory: run_directory.RunDirectory) 
     if held_out is not None:
         eval_ds = preference_batches.pair_batches(held_out.examples, run.eval_data, with_last=True)
     planned = training_run.plan(run.training_config, run.optimizer_config, train_ds, eval_ds)
-    settings = training_run.loop_settings(run, run.training_config, directory)
     trainer = reward_trainer.RewardTrainer(
         model,
         optimizers.make_optimizer(run.optimizer_config, planned.steps),
-        run.objective(pbar_description="reward", **settings),
+        run.objective(
+            pbar_description="reward", **training_run.places(run.training_config, directory)
+        ),
     )
     row_length = preference_batches.row_length(data.examples, run.data, with_last=True)
     build.report_memory(trainer.memory_estimate(run.batch_size, row_length), training_run.OUT)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from tunix.cli import rl_schema
+from tunix.cli import schema
 from tunix.models import automodel, sources
 from tunix.sft.dpo import reward_model, reward_model_files
 from tunix.tokenizers import tokenizer_adapter
@@ -22,7 +22,7 @@ _PROBE = "Which is larger, 9.11 or 9.9?\n\n\tdef f(x): return {'ä': x}  # 日�
 
 
 def load(
-    options: rl_schema.RewardModelOptions,
+    options: schema.HeldModel,
     tokenizer: tokenizer_adapter.TokenizerAdapter,
     mesh: Mesh | None,
 ) -> reward_model.RewardModel:

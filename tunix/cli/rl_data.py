@@ -43,15 +43,9 @@ def load(run: rl_schema.RLRun, tokenizer: tokenizer_adapter.TokenizerAdapter) ->
         train, held_out = run.data_path, run.eval_data_path
         reward_loading.load_reward_functions(run.reward_functions)  # faults come before long work
         steps = run.rollout_config.total_generation_steps
-    settings = prompts.PromptDataConfig(
-        prompt_column=run.prompt_column,
-        system_prompt=run.system_prompt,
+    settings = prompts.PromptDataConfig.composed(
+        run,
         max_prompt_length=run.rollout_config.max_prompt_length,
-        too_long=run.too_long,
-        solve_rate_column=run.solve_rate_column,
-        min_solve_rate=run.min_solve_rate,
-        max_solve_rate=run.max_solve_rate,
-        batch_size=run.batch_size,
         shuffle_seed=run.seed,
         num_epochs=run.num_train_epochs,
     )

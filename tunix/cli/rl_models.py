@@ -15,7 +15,6 @@ from tunix.cli import (
 from tunix.models import lora
 from tunix.rl import critic as critic_lib
 from tunix.rl import rl_cluster, shared_critic
-from tunix.rl.rollout import base_rollout
 from tunix.sft import run_directory
 
 Role = rl_cluster.Role
@@ -42,17 +41,10 @@ def make_cluster(
         reward = reward_model_loading.load(
             run.reward_model_config, tokenizer, meshes.get(Role.REWARD)
         )
-    cluster_config = rl_cluster.ClusterConfig(
+    cluster_config = rl_cluster.ClusterConfig.composed(
+        run,
         training_config=training_config(run, directory, data),
-        rollout_config=base_rollout.RolloutConfig(
-            max_tokens_to_generate=data.max_tokens_to_generate,
-            max_prompt_length=run.rollout_config.max_prompt_length,
-            temperature=run.rollout_config.temperature,
-            top_p=run.rollout_config.top_p,
-            top_k=run.rollout_config.top_k,
-            seed=run.seed,
-        ),
-        offload_to_cpu=run.offload_to_cpu,
+        rollout_config=run.rollout(data.max_tokens_to_generate),
         role_to_mesh=meshes,
     )
     cluster = rl_cluster.RLCluster(
@@ -75,17 +67,15 @@ def training_config(
     """Return the trainer's settings."""
     options = run.rl_training_config
     steps, critic = plan(run, data).steps, run.critic_optimizer
-    return rl_cluster.RLTrainingConfig(
+    return rl_cluster.RLTrainingConfig.composed(
+        run,
+        run.evaluation,
+        options,
         actor_optimizer=optimizers.make_optimizer(options.actor_optimizer_config, steps),
         critic_optimizer=None if critic is None else optimizers.make_optimizer(critic, steps),
-        mini_batch_size=options.mini_batch_size,
-        train_micro_batch_size=options.train_micro_batch_size,
-        rollout_micro_batch_size=options.rollout_micro_batch_size,
-        compute_logps_micro_batch_size=options.compute_logps_micro_batch_size,
-        alarms=options.alarms,
-        accuracy_function=run.evaluation.accuracy_function,
+        rollout_micro_batch_size=run.slots,
         pbar_description=run.algorithm_name,
-        **build.loop_settings(run, options, directory),
+        **build.places(options, directory),
     )
 
 

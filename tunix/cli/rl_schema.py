@@ -10,103 +10,57 @@ from typing import Literal
 
 from tunix.cli import optimizers, role_meshes, schema
 from tunix.data import prompts
-from tunix.rl import alarms as alarms_lib
-from tunix.rl import algorithm_config, roles, tasks
+from tunix.rl import algorithm_config, cluster_config, roles, tasks
 from tunix.rl import curriculum as curriculum_lib
+from tunix.rl.rollout import base_rollout
 from tunix.utils import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLTrainingOptions(schema.LoopOptions):
+class RLTrainingOptions(schema.LoopOptions, cluster_config.UpdateConfig):
     """``rl_training_config``: the loop; sizes count prompts unless they say otherwise."""
 
     actor_optimizer_config: optimizers.OptimizerOptions = dataclasses.field(
         default_factory=optimizers.OptimizerOptions
     )
 
-    mini_batch_size: int | None = None
-    """Prompts per optimizer step; all of a batch when unset."""
 
-    train_micro_batch_size: int | None = None
-    """Prompts whose gradient is computed at a time, with completions of the greatest length: of
-    shorter ones, more. Rows of about 512 tokens on a CPU and 2,048 elsewhere when unset. Changes
-    memory and speed, not the result."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NativeEngine(base_rollout.EngineOptions):
+    """``rollout_config.engine``: what samples, and its size. ``kind`` says what else is here."""
 
-    rollout_micro_batch_size: int = 32
-    """Completions decoded at the same time."""
+    kind: Literal["native"] = "native"
+    """The engine of this library, or the one that ``rollout_engine`` names in its place."""
 
-    compute_logps_micro_batch_size: int | None = None
-    """Rows of tokens, each with room for a prompt and its completions at their greatest lengths,
-    whose log-probabilities or values are computed at a time outside of the update; at most,
-    and when unset, those of a training micro-batch. Changes memory and speed, not the result."""
-
-    alarms: alarms_lib.AlarmConfig | None = dataclasses.field(
-        default_factory=alarms_lib.AlarmConfig
-    )
-    """When to warn on the console and in ``alarms.jsonl``; null never does."""
+    slots: int | None = None
+    """Completions decoded at the same time; those of
+    ``rl_training_config.rollout_micro_batch_size``, its other name, when unset."""
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in (
-            "mini_batch_size",
-            "train_micro_batch_size",
-            "rollout_micro_batch_size",
-            "compute_logps_micro_batch_size",
-        ):
-            yield from schema.below_one(name, getattr(self, name))
+        yield from config_lib.below_one(self, "slots")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutOptions(config_lib.Config):
+class RolloutOptions(base_rollout.SamplingConfig):
     """``rollout_config``: how completions are sampled."""
 
     total_generation_steps: int | None = None
     """Tokens after which a completion is cut off; a task knows its own number."""
 
-    max_prompt_length: int = 256
-    """A longer prompt is an error: nothing is cut silently."""
-
-    temperature: float = 1.0
-    """Divides the logits; part of the policy that is trained."""
-
-    top_p: float | None = None
-    """Sample from the smallest set of likeliest tokens with at least this mass."""
-
-    top_k: int | None = None
-    """Sample from the k likeliest tokens."""
+    engine: NativeEngine = dataclasses.field(default_factory=NativeEngine)
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in ("total_generation_steps", "max_prompt_length", "top_k"):
-            yield from schema.below_one(name, getattr(self, name))
-        if not 0.0 < self.temperature < float("inf"):
-            yield f"temperature must be a positive number, got {self.temperature}"
-        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
-            yield f"top_p must lie in (0, 1], got {self.top_p}"
+        yield from config_lib.below_one(self, "total_generation_steps")
+        if self.temperature == 0.0:
+            yield "temperature must be a positive number in training, got 0.0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardModelOptions(config_lib.Config):
-    """``reward_model_config``: a trained model that scores completions."""
-
-    model_id: str
-    """A directory, or hub id, of what transformers saves of ``AutoModelForSequenceClassification``
-    with one label. Its tokenizer must be the policy's."""
-
-    model_source: Literal["huggingface", "kaggle", "gcs", "local"] = "huggingface"
-    """Where to look for what is not on disk; ``local`` never asks anyone."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """How parameters are stored."""
-
-    precision: Literal["auto", "exact", "fast"] = "auto"
-    """As in ``model_config``."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(config_lib.Config):
+class EvaluationOptions(cluster_config.EvaluationConfig):
     """``evaluation``: questions nobody trains on, asked before and after."""
 
     num_questions: int = 64
@@ -118,21 +72,16 @@ class EvaluationOptions(config_lib.Config):
     num_shown: int = 6
     """Questions whose replies are printed side by side."""
 
-    accuracy_function: str | None = None
-    """The reward function that accuracy is about: a reply is right if this scores it with at least
-    1, whatever the others say. The first when unset."""
-
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in ("num_questions", "samples_per_question"):
-            yield from schema.below_one(name, getattr(self, name))
+        yield from config_lib.below_one(self, "num_questions", "samples_per_question")
         if self.num_shown < 0:
             yield f"num_shown must not be negative, got {self.num_shown}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLRun(schema.RunOptions, abc.ABC):
+class RLRun(prompts.PromptConfig, cluster_config.EngineConfig, schema.RunOptions, abc.ABC):
     """What every algorithm's run has: questions, rewards, rollouts, the loop."""
 
     task: str | None = None
@@ -145,24 +94,6 @@ class RLRun(schema.RunOptions, abc.ABC):
     eval_data_path: str | None = None
     """Without a task: rows to evaluate on."""
 
-    prompt_column: str | None = None
-    """Column of the prompts; ``prompts`` or ``prompt`` when unset."""
-
-    system_prompt: str | None = None
-    """The system message before every prompt; text becomes the user's message after it."""
-
-    too_long: Literal["error", "filter"] = "error"
-    """What happens to a row whose prompt is longer than ``max_prompt_length``."""
-
-    solve_rate_column: str | None = None
-    """Column with how often the row's prompt is solved, for the next two."""
-
-    min_solve_rate: float = 0.0
-    """Rows with a lower solve rate are left out of training, and counted."""
-
-    max_solve_rate: float = 1.0
-    """Rows with a higher one likewise."""
-
     curriculum: curriculum_lib.CurriculumConfig | None = None
     """Draws prompts by their running solve rate; without it each once per epoch."""
 
@@ -173,21 +104,16 @@ class RLRun(schema.RunOptions, abc.ABC):
     reward_functions: tuple[str, ...] = ()
     """Python files of reward functions; a task brings its own."""
 
-    reward_model_config: RewardModelOptions | None = None
-    """A reward model, the last of the reward functions: ``reward_model`` in logs."""
-
-    batch_size: int = 8
-    """Prompts per rollout."""
+    reward_model_config: schema.HeldModel | None = None
+    """A reward model, the last of the reward functions: ``reward_model`` in logs. ``model_id`` is
+    what transformers saves of ``AutoModelForSequenceClassification`` with one label; its tokenizer
+    must be the policy's."""
 
     num_train_epochs: int | None = None
     """Passes over the data; until ``max_steps`` when unset."""
 
     role_to_mesh: role_meshes.RoleMeshes | None = None
     """Devices of each role, in place of ``model_config.mesh``, which is that of all."""
-
-    offload_to_cpu: bool = False
-    """Keep models that are not in use in host memory while others use the devices. Changes memory
-    and speed, not the result."""
 
     rollout_config: RolloutOptions = dataclasses.field(default_factory=RolloutOptions)
 
@@ -228,8 +154,7 @@ class RLRun(schema.RunOptions, abc.ABC):
     def problems(self) -> Iterator[str]:
         """Yield settings that are missing, contradict each other or that nothing would read."""
         yield from super().problems()
-        yield from schema.below_one("batch_size", self.batch_size)
-        yield from schema.below_one("num_train_epochs", self.num_train_epochs)
+        yield from config_lib.below_one(self, "num_train_epochs")
         rollout = self.rollout_config
         yield from config_lib.batch_problems(
             {"batch_size": self.batch_size, "num_generations": self.algo_config.num_generations},
@@ -240,9 +165,7 @@ class RLRun(schema.RunOptions, abc.ABC):
         )
         if self.num_train_epochs is None and self.rl_training_config.max_steps is None:
             yield "nothing ends the run: set rl_training_config.max_steps or num_train_epochs"
-        yield from prompts.solve_rate_problems(
-            self.solve_rate_column, self.min_solve_rate, self.max_solve_rate
-        )
+        yield from self._engine_problems()
         if self.role_to_mesh is not None and self.model_config.mesh is not None:
             yield "set either role_to_mesh or model_config.mesh: where the models live"
         yield from self._problems_with_unread_meshes()
@@ -265,6 +188,30 @@ class RLRun(schema.RunOptions, abc.ABC):
             yield from self._problems_without_a_task()
         else:
             yield from self._problems_with_a_task(self.task)
+
+    def rollout(self, longest: int) -> base_rollout.RolloutConfig:
+        """Return how completions of at most ``longest`` tokens are sampled."""
+        options = self.rollout_config
+        return base_rollout.RolloutConfig.composed(
+            options, options.engine, max_tokens_to_generate=longest, seed=self.seed
+        )
+
+    @property
+    def slots(self) -> int | None:
+        """Completions decoded at the same time, if anything is said of it."""
+        return self.rollout_config.engine.slots or self.rl_training_config.rollout_micro_batch_size
+
+    def _engine_problems(self) -> Iterator[str]:
+        options, other = self.rollout_config, self.rl_training_config.rollout_micro_batch_size
+        if other is not None and options.engine.slots not in (None, other):
+            yield (
+                f"rollout_config.engine.slots {options.engine.slots} and "
+                f"rl_training_config.rollout_micro_batch_size {other} mean the same; keep one"
+            )
+        try:
+            self.rollout(options.total_generation_steps or 1)
+        except config_lib.ConfigError as error:
+            yield from (f"rollout_config.engine: {problem}" for problem in error.problems)
 
     def _problems_with_unread_meshes(self) -> Iterator[str]:
         meshes = self.role_to_mesh

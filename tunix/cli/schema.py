@@ -13,14 +13,8 @@ from typing import Literal
 from tunix.models import lora_config
 from tunix.models.transformer import config as transformer_config
 from tunix.ops import quantize
-from tunix.sft import checkpoint_recovery
+from tunix.sft import metrics_logger, training_config
 from tunix.utils import config as config_lib
-
-
-def below_one(name: str, value: int | None) -> Iterator[str]:
-    """Yield a sentence if ``value`` is set and less than 1."""
-    if value is not None and value < 1:
-        yield f"{name} must be at least 1, got {value}"
 
 
 def held_out_problems(
@@ -69,26 +63,20 @@ class LoraOptions(lora_config.LoraConfig):
     def problems(self) -> Iterator[str]:
         """Yield settings that nothing would read."""
         yield from super().problems()
-        yield from below_one("tile_size", self.tile_size)
+        yield from config_lib.below_one(self, "tile_size")
         if self.tile_size is not None and self.weight_qtype is None:
             yield "tile_size goes with weight_qtype, which is not set; remove it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(config_lib.Config):
-    """``model_config``: which model, and how it is held."""
+class HeldModel(config_lib.Config):
+    """Which model, and how it is held."""
 
     model_id: str
     """A Hugging Face directory, a ``.gguf`` file, ``package:NAME`` or a hub id."""
 
-    model_path: str | None = None
-    """Where its files are, if ``model_id`` only names it."""
-
     model_source: Literal["huggingface", "kaggle", "gcs", "local"] = "huggingface"
     """Where to look for what is not on disk; ``local`` never asks anyone."""
-
-    model_download_path: str | None = None
-    """Where fetched files go; the source's own cache when unset."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How parameters are stored."""
@@ -96,6 +84,17 @@ class ModelOptions(config_lib.Config):
     precision: Literal["auto", "exact", "fast"] = "auto"
     """``exact`` multiplies in float32, ``fast`` in bfloat16 with float32 sums, ``auto`` is fast
     where the device has units for it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(HeldModel):
+    """``model_config``: which model, and how it is held and trained."""
+
+    model_path: str | None = None
+    """Where its files are, if ``model_id`` only names it."""
+
+    model_download_path: str | None = None
+    """Where fetched files go; the source's own cache when unset."""
 
     remat: transformer_config.Remat = "nothing_saveable"
     """What the backward pass keeps of a layer instead of computing it again."""
@@ -153,55 +152,27 @@ class CheckpointingOptions(config_lib.Config):
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in ("save_interval_steps", "save_interval_seconds", "max_to_keep"):
-            yield from below_one(name, getattr(self, name))
+        names = ("save_interval_steps", "save_interval_seconds", "max_to_keep")
+        yield from config_lib.below_one(self, *names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MetricsOptions(config_lib.Config):
-    """``metrics_logging_options``."""
-
-    project_name: str = "tunix"
-    """Title in TensorBoard."""
-
-    flush_every_n_steps: int = 20
-    """Steps between writes to disk."""
-
-    wandb: Literal["online", "offline"] | None = None
-    """Logs to Weights and Biases too (``pip install tunix[wandb]``); ``offline`` writes files for
-    ``wandb sync``."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoopOptions(config_lib.Config):
+class LoopOptions(training_config.LoopConfig):
     """What ``training_config`` and ``rl_training_config`` share."""
-
-    max_steps: int | None = None
-    """Optimizer steps, if the data has so many; until it ends when unset."""
-
-    eval_every_n_steps: int = 100
-    """Steps between evaluations."""
 
     checkpointing_options: CheckpointingOptions | None = dataclasses.field(
         default_factory=CheckpointingOptions
     )
     """``null`` saves nothing, so that the run cannot be resumed."""
 
-    metrics_logging_options: MetricsOptions = dataclasses.field(default_factory=MetricsOptions)
-
-    data_sharding_axis: tuple[str, ...] = ("fsdp",)
-    """Mesh axes that split a batch."""
-
-    def problems(self) -> Iterator[str]:
-        """Yield numbers out of range."""
-        yield from super().problems()
-        for name in ("max_steps", "eval_every_n_steps"):
-            yield from below_one(name, getattr(self, name))
+    metrics_logging_options: metrics_logger.MetricsOptions = dataclasses.field(
+        default_factory=metrics_logger.MetricsOptions
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions(config_lib.Config):
-    """What every run has."""
+class ModelRun(config_lib.Config):
+    """A model, and a directory for what becomes of it."""
 
     model_config: ModelOptions
 
@@ -211,9 +182,10 @@ class RunOptions(config_lib.Config):
     """Everything the run writes goes here; ``runs/NAME-DATE-TIME`` when unset. An existing
     run continues from its last checkpoint."""
 
-    resume: checkpoint_recovery.Resume = "latest"
-    """What an existing run continues from: ``latest`` stops if the latest checkpoint is damaged,
-    ``newest-sound`` moves it to ``checkpoints.damaged`` and continues from the newest sound one."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(training_config.ResumeConfig, ModelRun):
+    """What every run has."""
 
     seed: int = 0
     """Seed of data order and sampling."""

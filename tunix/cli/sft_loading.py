@@ -40,6 +40,7 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
                 run.data,
                 window=run.data_config.streaming_window,
                 columns=run.data_config.columns or None,
+                shard=run.data_config.shard,
             )
             reports.append(train_ds.report)
     else:
@@ -54,11 +55,11 @@ def load_data(run: sft_schema.SftRun, tokenizer: tokenizer_adapter.TokenizerAdap
     found = _tokenized(held_out, tokenizer, run.eval_data, faults)
     faults.check()
     if train_ds is None:
-        train_ds = _batches(parts, tokenizer, run.data, _order(run, parts))
+        train_ds = _batches(parts, tokenizer, run, run.data, _order(run, parts))
     asked, asked_reports = _questions(held_out, tokenizer, run)
     return SftData(
         train_ds=train_ds,
-        eval_ds=_batches(found, tokenizer, run.eval_data, None) if found else None,
+        eval_ds=_batches(found, tokenizer, run, run.eval_data, None) if found else None,
         questions=asked,
         reports=[*reports, *(account for _, account in found), *asked_reports],
     )
@@ -141,8 +142,10 @@ def _order(run: sft_schema.SftRun, parts: list[_Part]) -> mixing.Order | None:
 def _batches(
     parts: list[_Part],
     tokenizer: tokenizer_adapter.TokenizerAdapter,
+    run: sft_schema.SftRun,
     settings: sft_data.SftDataConfig,
     order: mixing.Order | None,
 ) -> Iterable[Any]:
     examples = [example for found, _ in parts for example in found]
-    return sft_data.make_batches(examples, tokenizer, settings, order=order)
+    shard = run.data_config.shard
+    return sft_data.make_batches(examples, tokenizer, settings, order=order, shard=shard)

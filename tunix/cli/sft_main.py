@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -55,17 +56,12 @@ def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> Non
         trainer.memory_estimate(run.data.batch_size, run.data.max_target_length), training_run.OUT
     )
 
-    def finish() -> training_run.Summary:
-        found: training_run.Summary = {}
-        if data.eval_ds is not None and options.ema_decay is not None:
-            if generation is not None:
-                place = directory.generations / "average"
-                trainer.with_eval_metrics(dataclasses.replace(generation, directory=place))
-            with ema.averaged(trainer):
-                found["eval_of_average"] = trainer.evaluate(data.eval_ds)
-        if options.keep_best is not None:
-            found["best_step"] = trainer.checkpoint_manager.best_step()
-        return found
+    def evaluate(name: str) -> Any:
+        if generation is not None:
+            place = directory.generations / name
+            trainer.with_eval_metrics(dataclasses.replace(generation, directory=place))
+        assert data.eval_ds is not None  # else it is not called
+        return trainer.evaluate(data.eval_ds)
 
     training_run.train(
         trainer,
@@ -74,8 +70,32 @@ def _train(run: sft_schema.SftRun, directory: run_directory.RunDirectory) -> Non
         directory,
         planned=planned,
         shown=_SHOWN,
-        finish=finish,
+        finish=lambda: _other_weights(trainer, options, None if data.eval_ds is None else evaluate),
     )
+
+
+def _other_weights(
+    trainer: peft_trainer.PeftTrainer,
+    options: sft_schema.SupervisedLoopOptions,
+    evaluate: Callable[[str], Any] | None,
+) -> training_run.Summary:
+    """Return what the summary says of weights that are not the last.
+
+    Args:
+        trainer: Has the last weights, and afterwards perhaps the best.
+        options: Say which others there are.
+        evaluate: Evaluates those that the trainer has, under a name; ``None`` without data.
+    """
+    found: training_run.Summary = {}
+    if evaluate is not None and options.ema_decay is not None:
+        with ema.averaged(trainer):
+            found["eval_of_average"] = evaluate("average")
+    if options.keep_best is not None:
+        found["best_step"] = trainer.checkpoint_manager.best_step()
+        if evaluate is not None and options.keep_best.restore_best:
+            best_checkpoint.restore_best(trainer)
+            found["eval_of_best"] = evaluate("best")
+    return found
 
 
 def _require_evaluations(options: sft_schema.SupervisedLoopOptions, steps: int) -> None:
@@ -116,15 +136,13 @@ def training_config(
 ) -> peft_trainer.TrainingConfig:
     """Return the trainer's settings."""
     options = run.training_config
-    settings = training_run.loop_settings(run, options, directory)
+    settings = training_run.places(options, directory)
     best, checkpointing = options.keep_best, settings["checkpointing_options"]
     if checkpointing is not None and best is not None:
         settings["checkpointing_options"] = best_checkpoint.keep_best(
             checkpointing, num=best.num, metric=best.metric, mode=best.mode
         )
-    return peft_trainer.TrainingConfig(
-        early_stopping=options.early_stopping, pbar_description="sft", **settings
-    )
+    return peft_trainer.TrainingConfig.composed(run, options, pbar_description="sft", **settings)
 
 
 if __name__ == "__main__":

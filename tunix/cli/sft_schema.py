@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from tunix.cli import generation_schema, optimizers, schema
-from tunix.data import mixing, sft_data
-from tunix.data import translation as translation_lib
-from tunix.sft import early_stopping as early_stopping_lib
-from tunix.sft import generation_eval, losses
+from tunix.data import batching, mixing, sft_config
+from tunix.sft import generation_eval, losses, profiler, training_config
 from tunix.utils import config as config_lib
 
 
@@ -24,38 +22,11 @@ class MixtureOptions(config_lib.Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SftDataOptions(config_lib.Config):
-    """``data_config``: how rows become tokens and batches; see ``tunix.data.sft_data``."""
-
-    format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
-    """What a row is; by its columns when ``auto``."""
-
-    translation: translation_lib.TranslationConfig | None = None
-    """How pairs of texts become prompts with completions; unset where rows are no pairs."""
-
-    train_on: Literal["replies", "everything"] = "replies"
-    """Whether prompts are trained, too. `text` always is."""
+class SftDataOptions(sft_config.RowConfig):
+    """``data_config``: how rows become tokens and batches, and which rows are read."""
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The library's name of a column -> its name in the data."""
-
-    too_long: Literal["error", "drop", "keep_start", "keep_end"] = "error"
-    """What happens to an example longer than ``max_target_length``."""
-
-    untrainable: Literal["error", "drop"] = "error"
-    """What happens to an example without a token to train."""
-
-    packing: bool = False
-    """Lay several examples into one row; they do not see each other."""
-
-    packing_window: int = 512
-    """Consecutive examples that are packed together."""
-
-    pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad rows to the longest example, rounded up to 64 tokens, or to ``max_target_length``."""
-
-    last_batch: Literal["drop", "keep"] = "keep"
-    """What happens to a short last batch."""
 
     mixture: MixtureOptions | None = None
     """Several data sets in given proportions; unset, each of their rows once an epoch."""
@@ -63,35 +34,21 @@ class SftDataOptions(config_lib.Config):
     streaming_window: int | None = None
     """If set, data is read while training, this many examples at a time; needs `max_steps`."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProfilerOptions(config_lib.Config):
-    """``profiler_options``: a window of steps recorded for TensorBoard."""
-
-    skip_first_n_steps: int = 1
-    """Steps before the window; the first ones compile."""
-
-    profiler_steps: int = 3
-    """Steps in the window."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SftTrainingOptions(schema.LoopOptions):
-    """``training_config``: the loop."""
-
-    gradient_accumulation_steps: int = 1
-    """Batches per optimizer step."""
-
-    profiler_options: ProfilerOptions | None = None
-
-    max_inflight_computations: int = 2
-    """Steps that may be under way on the device."""
+    shard: batching.Shard = batching.WHOLE
+    """The rows of every batch that this host reads, where several hosts read their own."""
 
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        for name in ("gradient_accumulation_steps", "max_inflight_computations"):
-            yield from schema.below_one(name, getattr(self, name))
+        yield from config_lib.below_one(self, "streaming_window")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchLoopOptions(schema.LoopOptions, training_config.BatchesConfig):
+    """``training_config``: the loop over the batches of a data set."""
+
+    profiler_options: profiler.ProfilerWindow | None = None
+    """A window of steps to record for TensorBoard."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,18 +64,19 @@ class KeepBestOptions(config_lib.Config):
     mode: Literal["min", "max"] = "min"
     """Whether smaller or larger is better."""
 
+    restore_best: bool = False
+    """Brings the best weights back at the end and evaluates them (``eval_of_best`` in the summary);
+    checkpoints stay as they are."""
+
     def problems(self) -> Iterator[str]:
         """Yield numbers out of range."""
         yield from super().problems()
-        yield from schema.below_one("num", self.num)
+        yield from config_lib.below_one(self, "num")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SupervisedLoopOptions(SftTrainingOptions):
+class SupervisedLoopOptions(BatchLoopOptions, training_config.StoppingConfig):
     """``training_config`` of ``tunix sft``."""
-
-    early_stopping: early_stopping_lib.EarlyStoppingConfig | None = None
-    """Ends training when evaluations no longer get better."""
 
     keep_best: KeepBestOptions | None = None
     """Keeps the checkpoints of the best evaluations, too."""
@@ -150,7 +108,7 @@ class LossOptions(losses.NextTokenLoss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SftRun(schema.RunOptions):
+class SftRun(sft_config.BatchSize, schema.RunOptions):
     """``tunix sft``: train on examples."""
 
     data_path: str | tuple[str, ...]
@@ -162,12 +120,6 @@ class SftRun(schema.RunOptions):
 
     train_fraction: float = 1.0
     """Without ``eval_data_path``: the rows after this fraction, at least one, are evaluated on."""
-
-    batch_size: int = 8
-    """Rows per batch."""
-
-    max_target_length: int = 256
-    """Tokens a row holds."""
 
     num_train_epochs: int = 1
     """Passes over the data."""
@@ -213,11 +165,8 @@ class SftRun(schema.RunOptions):
             yield "evaluation.generation asks held-out rows: set eval_data_path or train_fraction"
         if generation is not None and self.data_config.format == "text":
             yield "evaluation.generation needs prompts, and data_config.format is text; remove one"
+        yield from config_lib.below_one(self, "num_train_epochs")
         yield from self._source_problems()
-        try:
-            _ = self.data
-        except config_lib.ConfigError as error:
-            yield from error.problems
 
     @property
     def data_paths(self) -> tuple[str, ...]:
@@ -239,9 +188,12 @@ class SftRun(schema.RunOptions):
                 f"data_config.mixture has {len(mixture.weights)} weights for "
                 f"{len(self.data_paths)} entries of data_path; give one for each"
             )
+        try:
+            self.data_config.shard.require_divides(self.batch_size)
+        except ValueError as error:
+            yield f"data_config.shard: {error}"
         if window is None:
             return
-        yield from schema.below_one("data_config.streaming_window", window)
         if self.training_config.max_steps is None:
             yield "a stream does not know its length: set training_config.max_steps"
         if mixture is not None:
@@ -250,23 +202,13 @@ class SftRun(schema.RunOptions):
             yield "train_fraction cannot be streamed; set eval_data_path"
 
     @property
-    def data(self) -> sft_data.SftDataConfig:
+    def data(self) -> sft_config.SftDataConfig:
         """The settings of the data pipeline."""
-        options = {f.name: getattr(self.data_config, f.name) for f in _data_fields()}
-        return sft_data.SftDataConfig(
-            max_target_length=self.max_target_length,
-            batch_size=self.batch_size,
-            num_epochs=self.num_train_epochs,
-            shuffle_seed=self.seed,
-            **options,
+        return sft_config.SftDataConfig.composed(
+            self, self.data_config, num_epochs=self.num_train_epochs, shuffle_seed=self.seed
         )
 
     @property
-    def eval_data(self) -> sft_data.SftDataConfig:
+    def eval_data(self) -> sft_config.SftDataConfig:
         """The same for evaluation: one pass over every row, in order."""
         return dataclasses.replace(self.data, num_epochs=1, shuffle_seed=None, last_batch="keep")
-
-
-def _data_fields() -> list[dataclasses.Field]:
-    elsewhere = ("columns", "mixture", "streaming_window")
-    return [f for f in dataclasses.fields(SftDataOptions) if f.name not in elsewhere]

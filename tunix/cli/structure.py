@@ -131,7 +131,8 @@ def _convert(
     if type(None) in options and (value is None or is_absent):
         return None
     if blocks and (isinstance(value, Mapping) or len(options) == len(blocks)):
-        return _build(blocks[0], value, where, answers, problems)
+        block = _of_its_kind(blocks, value, where, problems)
+        return _INVALID if block is None else _build(block, value, where, answers, problems)
     for option in options:
         converted = _scalar_or_sequence(option, value)
         if not isinstance(converted, _Invalid):
@@ -142,6 +143,22 @@ def _convert(
     hint = f"; write [{value}]" if is_lone else _quote_hint(options, value)
     problems.append(f"{where} must be {_describe(options)}, got {value!r:.200}{hint}")
     return _INVALID
+
+
+def _of_its_kind(
+    blocks: Sequence[type], value: Any, where: str, problems: list[str]
+) -> type | None:
+    """Return the block that has the ``kind`` of ``value``, or ``None`` after reporting.
+
+    The first is meant where nothing is said.
+    """
+    if len(blocks) == 1 or not isinstance(value, Mapping) or "kind" not in value:
+        return blocks[0]
+    kinds = {kind: b for b in blocks for kind in typing.get_args(typing.get_type_hints(b)["kind"])}
+    if (chosen := kinds.get(value["kind"])) is None:
+        hint = config_lib.did_you_mean(str(value["kind"]), kinds)
+        problems.append(f"{where}.kind {value['kind']!r} is not one of {list(kinds)}{hint}")
+    return chosen
 
 
 def _quote_hint(options: tuple[Any, ...], value: Any) -> str:

@@ -64,29 +64,25 @@ def print_header(
     OUT.print(f"run        {directory.path}")
 
 
-def loop_settings(
-    run: schema.RunOptions,
-    options: sft_schema.SftTrainingOptions,
-    directory: run_directory.RunDirectory,
+def places(
+    options: sft_schema.BatchLoopOptions, directory: run_directory.RunDirectory
 ) -> dict[str, Any]:
-    """Return what ``training_config`` says of a trainer's ``TrainingConfig``."""
-    return {
-        **build.loop_settings(run, options, directory),
-        "gradient_accumulation_steps": options.gradient_accumulation_steps,
-        "profiler_options": _profiler_options(options.profiler_options, directory),
-        "max_inflight_computations": options.max_inflight_computations,
-    }
+    """Return what a trainer is told of the run's directory, traces of a profile included."""
+    window = options.profiler_options
+    traces = str(directory.tensorboard)  # where TensorBoard looks for them
+    profile = window and profiler.ProfilerOptions.composed(window, log_dir=traces)
+    return {**build.places(options, directory), "profiler_options": profile}
 
 
 def plan(
-    options: sft_schema.SftTrainingOptions,
+    options: sft_schema.BatchLoopOptions,
     optimizer: optimizers.OptimizerOptions,
     train_ds: Iterable[Any],
     eval_ds: Iterable[Any] | None,
 ) -> run_plan.RunPlan:
     """Return how long the run will be, and say what it is too short for."""
     batches = operator.length_hint(train_ds)  # 0 of a stream
-    data_steps = -(-batches // options.gradient_accumulation_steps) or None
+    data_steps = -(-batches // (options.gradient_accumulation_steps or 1)) or None
     made = run_plan.RunPlan(max_steps=options.max_steps, data_steps=data_steps)
     for note in made.notes(options, optimizer, has_evaluation=eval_ds is not None):
         OUT.print(f"note       {note}")
@@ -177,16 +173,3 @@ def _require_finite(evaluation: Mapping[str, float], when: str) -> None:
             f"the loss on held-out data is {loss} {when}; look at that data and at the model's "
             "weights, and lower the learning rate if both are sound"
         )
-
-
-def _profiler_options(
-    options: sft_schema.ProfilerOptions | None, directory: run_directory.RunDirectory
-) -> profiler.ProfilerOptions | None:
-    """Return the window to record; traces go where TensorBoard looks for them."""
-    if options is None:
-        return None
-    return profiler.ProfilerOptions(
-        log_dir=str(directory.tensorboard),
-        skip_first_n_steps=options.skip_first_n_steps,
-        profiler_steps=options.profiler_steps,
-    )

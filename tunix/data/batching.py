@@ -22,10 +22,10 @@ class Shard:
     All hosts plan the same batches, so that lengths agree and an epoch is an epoch.
     """
 
-    process_index: int
-    """``jax.process_index()``."""
-    process_count: int
-    """``jax.process_count()``."""
+    process_index: int = 0
+    """Which of the hosts this one is: ``jax.process_index()``."""
+    process_count: int = 1
+    """How many hosts there are: ``jax.process_count()``."""
 
     def require_divides(self, batch_size: int) -> None:
         """Raise unless every host gets equally many rows, and this is one of the hosts.
@@ -53,7 +53,7 @@ class Shard:
 _MULTIPLE = 64
 """Row lengths are multiples of this, so that data sets that differ little share programs."""
 
-WHOLE = Shard(process_index=0, process_count=1)
+WHOLE = Shard()
 """The only host reads everything."""
 
 

@@ -40,20 +40,17 @@ class PromptTokenizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptDataConfig(config.Config):
-    """How rows become batches of prompts."""
+class PromptConfig(config.Config):
+    """Which rows are asked, and how."""
 
     prompt_column: str | None = None
-    """``None`` takes ``prompts`` or ``prompt``, whichever the data has."""
+    """Column of the prompts; ``prompts`` or ``prompt``, whichever the data has, when unset."""
 
     system_prompt: str | None = None
     """The system message before every prompt; text becomes the user's message after it."""
 
-    max_prompt_length: int | None = None
-    """Tokens a prompt may have; ``None`` checks nothing."""
-
     too_long: Literal["error", "filter"] = "error"
-    """What happens to a row with a longer prompt. Prompts are never cut."""
+    """What happens to a row whose prompt is longer than ``max_prompt_length``. None is cut."""
 
     solve_rate_column: str | None = None
     """Column with the share of tries that solve the row's prompt, as measured before."""
@@ -64,8 +61,33 @@ class PromptDataConfig(config.Config):
     max_solve_rate: float = 1.0
     """Rows with a higher rate are left out, and counted: they are too easy."""
 
-    batch_size: int = 1
-    """Prompts per batch."""
+    batch_size: int = 8
+    """Prompts per batch, which are those of a rollout."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        yield from config.choice_problems(self, {"too_long": ("error", "filter")})
+        yield from config.below_one(self, "batch_size")
+        if not 0.0 <= self.min_solve_rate <= self.max_solve_rate <= 1.0:
+            yield (
+                "min_solve_rate and max_solve_rate must be shares in order, 0 <= min <= max <= 1, "
+                f"got {self.min_solve_rate} and {self.max_solve_rate}"
+            )
+        is_filtered = (self.min_solve_rate, self.max_solve_rate) != (0.0, 1.0)
+        if self.solve_rate_column is None and is_filtered:
+            yield (
+                "min_solve_rate and max_solve_rate are not read without solve_rate_column; name "
+                "the column, or remove them"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptDataConfig(PromptConfig):
+    """How rows become batches of prompts."""
+
+    max_prompt_length: int | None = None
+    """Tokens a prompt may have; ``None`` checks nothing."""
 
     shuffle_seed: int | None = 0
     """``None`` keeps the order of the data."""
@@ -79,31 +101,10 @@ class PromptDataConfig(config.Config):
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
-        choices = {"too_long": ("error", "filter"), "last_batch": ("drop", "keep")}
-        yield from config.choice_problems(self, choices)
-        for name in ("max_prompt_length", "num_epochs", "batch_size"):
-            value = vars(self)[name]
-            if value is not None and value < 1:
-                yield f"{name} must be at least 1, got {value}"
-        yield from solve_rate_problems(
-            self.solve_rate_column, self.min_solve_rate, self.max_solve_rate
-        )
+        yield from config.choice_problems(self, {"last_batch": ("drop", "keep")})
+        yield from config.below_one(self, "max_prompt_length", "num_epochs")
         if self.shuffle_seed is not None and self.shuffle_seed < 0:
             yield f"shuffle_seed must not be negative, got {self.shuffle_seed}"
-
-
-def solve_rate_problems(column: str | None, lowest: float, highest: float) -> Iterator[str]:
-    """Yield what is wrong with the settings of the filter by difficulty."""
-    if not 0.0 <= lowest <= highest <= 1.0:
-        yield (
-            "min_solve_rate and max_solve_rate must be shares in order, 0 <= min <= max <= 1, got "
-            f"{lowest} and {highest}"
-        )
-    if column is None and (lowest, highest) != (0.0, 1.0):
-        yield (
-            "min_solve_rate and max_solve_rate are not read without solve_rate_column; name the "
-            "column, or remove them"
-        )
 
 
 def load(

@@ -4,37 +4,53 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal, get_args
 
-from tunix.data import formats, tokenize
+from tunix.data import tokenize
 from tunix.data import translation as translation_lib
 from tunix.utils import config
 
+Format = Literal["auto", "messages", "prompt_completion", "text"]
 TooLong = Literal["error", "drop", "keep_start", "keep_end"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SftDataConfig(config.Config):
-    """How rows become batches."""
+class BatchSize(config.Config):
+    """How large a batch is."""
 
-    format: str = "auto"
+    batch_size: int = 8
+    """Rows per batch."""
+
+    max_target_length: int = 256
+    """Tokens a row holds."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        for name, least in {"max_target_length": 2, "batch_size": 1}.items():
+            if vars(self)[name] < least:
+                yield f"{name} must be at least {least}, got {vars(self)[name]}"
+        yield from config.batch_problems(
+            {"batch_size": self.batch_size}, {"max_target_length": self.max_target_length}
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowConfig(config.Config):
+    """How rows become tokens, and those of several rows a batch."""
+
+    format: Format = "auto"
     """``messages``, ``prompt_completion``, ``text``, or ``auto``: by the columns."""
 
     translation: translation_lib.TranslationConfig | None = None
-    """How pairs of texts become prompts with completions; ``None`` where rows are no pairs."""
+    """How pairs of texts become prompts with completions; unset where rows are no pairs."""
 
     train_on: tokenize.TrainOn = "replies"
     """Whether prompts are trained, too (``everything``). ``text`` always is."""
-
-    max_target_length: int = 1024
-    """Tokens a row of a batch holds."""
 
     too_long: TooLong = "error"
     """What happens to a longer example. ``keep_end`` keeps BOS and the last tokens."""
 
     untrainable: Literal["error", "drop"] = "error"
     """What happens to an example without a token to train, perhaps after truncation."""
-
-    batch_size: int = 8
-    """Rows per batch."""
 
     packing: bool = False
     """Whether several examples may share a row; they do not see each other."""
@@ -45,12 +61,6 @@ class SftDataConfig(config.Config):
     pad_to: Literal["bucket", "max"] = "bucket"
     """Pad rows to the longest example, rounded up to 64 tokens, or to ``max_target_length``."""
 
-    shuffle_seed: int | None = 0
-    """``None`` keeps the order of the data."""
-
-    num_epochs: int | None = 1
-    """``None`` repeats the data for ever."""
-
     last_batch: Literal["drop", "keep"] = "keep"
     """What happens to a short last batch; kept, it is filled with empty rows."""
 
@@ -58,7 +68,7 @@ class SftDataConfig(config.Config):
         """Yield what is wrong with these settings."""
         yield from super().problems()
         choices = {
-            "format": ("auto", *formats.FORMATS),
+            "format": get_args(Format),
             "train_on": get_args(tokenize.TrainOn),
             "too_long": get_args(TooLong),
             "untrainable": ("error", "drop"),
@@ -66,12 +76,22 @@ class SftDataConfig(config.Config):
             "last_batch": ("drop", "keep"),
         }
         yield from config.choice_problems(self, choices)
-        for name, least in {"max_target_length": 2, "batch_size": 1, "packing_window": 1}.items():
-            if vars(self)[name] < least:
-                yield f"{name} must be at least {least}, got {vars(self)[name]}"
-        yield from config.batch_problems(
-            {"batch_size": self.batch_size}, {"max_target_length": self.max_target_length}
-        )
+        yield from config.below_one(self, "packing_window")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftDataConfig(BatchSize, RowConfig):
+    """How rows become batches."""
+
+    shuffle_seed: int | None = 0
+    """``None`` keeps the order of the data."""
+
+    num_epochs: int | None = 1
+    """``None`` repeats the data for ever."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
         if self.num_epochs is not None and self.num_epochs < 1:
             yield f"num_epochs must be at least 1 or null, got {self.num_epochs}"
         if self.shuffle_seed is not None and self.shuffle_seed < 0:

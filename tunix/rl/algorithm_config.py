@@ -28,6 +28,7 @@ _CALLS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "kl_estimator": (["logps", "ref_logps"], []),
     "rollout_correction": (["log_ratio", "mask"], ["sequence", "limit"]),
     "reward_manager": (["reward_fns", "reward_weights"], []),
+    "rollout_engine": ([], ["model", "tokenizer", "cache_size", "max_slots"]),
 }
 """Arguments by place and by name that the functions of each category are called with."""
 

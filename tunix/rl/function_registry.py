@@ -19,6 +19,7 @@ from tunix.rl import (
     rollout_correction,
 )
 from tunix.rl import token_advantages as token_advantages_lib
+from tunix.rl.rollout import engines
 from tunix.utils import config as config_lib
 
 FnT = TypeVar("FnT", bound=Callable[..., Any])
@@ -36,6 +37,7 @@ _TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "kl_estimator": kl.KL_ESTIMATORS,
     "rollout_correction": rollout_correction.ROLLOUT_CORRECTIONS,
     "reward_manager": REWARD_MANAGERS,
+    "rollout_engine": engines.ROLLOUT_ENGINES,
 }
 
 

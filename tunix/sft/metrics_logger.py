@@ -36,19 +36,37 @@ class Mode(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MetricsLoggerOptions(config_lib.Config):
-    """Where metrics are written."""
+class MetricsOptions(config_lib.Config):
+    """How metrics are written, wherever that is."""
+
+    project_name: str = "tunix"
+    """Shown in TensorBoard as the title of the run."""
+
+    flush_every_n_steps: int = 20
+    """After how many steps everything is handed to the operating system."""
+
+    wandb: Literal["online", "offline"] | None = None
+    """Logs to Weights and Biases too (``pip install tunix[wandb]``); ``offline`` writes files for
+    ``wandb sync``."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these options."""
+        yield from super().problems()
+        yield from config_lib.below_one(self, "flush_every_n_steps")
+        if self.wandb not in (None, "online", "offline"):
+            yield f"wandb must be 'online', 'offline' or None, got {self.wandb!r}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricsLoggerOptions(MetricsOptions):
+    """Where metrics are written, and how."""
 
     log_dir: str
     """The run's directory: ``metrics.jsonl`` and ``tensorboard/`` are made in it."""
-    project_name: str = "tunix"
-    """Shown in TensorBoard as the title of the run."""
+
     run_name: str = ""
     """If given, the files are made in this subdirectory of ``log_dir``."""
-    flush_every_n_steps: int = 100
-    """After how many steps everything is handed to the operating system."""
-    wandb: Literal["online", "offline"] | None = None
-    """Whether to log to Weights and Biases too; ``offline`` only writes files in ``log_dir``."""
+
     backend_factories: list[BackendFactory] | None = None
     """What makes the backends. If not given: JSON lines, TensorBoard where ``tensorboardX`` is
     installed and, if asked for, W&B."""
@@ -56,10 +74,6 @@ class MetricsLoggerOptions(config_lib.Config):
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these options."""
         yield from super().problems()
-        if self.flush_every_n_steps < 1:
-            yield f"flush_every_n_steps must be at least 1, got {self.flush_every_n_steps}"
-        if self.wandb not in (None, "online", "offline"):
-            yield f"wandb must be 'online', 'offline' or None, got {self.wandb!r}"
         if self.wandb is not None and self.backend_factories is not None:
             yield "wandb is not read where backend_factories are given; add WandbBackend to them"
 

@@ -13,19 +13,21 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProfilerOptions(config_lib.Config):
+class ProfilerWindow(config_lib.Config):
     """Which steps are recorded, and how."""
 
-    log_dir: str
-    """Where the trace goes; open it with TensorBoard or XProf."""
-    skip_first_n_steps: int
+    skip_first_n_steps: int = 1
     """Steps to leave out at the start of this process: they compile."""
-    profiler_steps: int
+
+    profiler_steps: int = 3
     """Number of steps to record."""
+
     set_profile_options: bool = True
     """Whether the two levels below are set; otherwise JAX's defaults hold."""
+
     host_tracer_level: int = 2
     """How much of the host is traced: 0 nothing to 3 everything."""
+
     python_tracer_level: int = 1
     """1 traces Python calls, 0 does not."""
 
@@ -34,8 +36,15 @@ class ProfilerOptions(config_lib.Config):
         yield from super().problems()
         if self.skip_first_n_steps < 0:
             yield f"skip_first_n_steps must not be negative, got {self.skip_first_n_steps}"
-        if self.profiler_steps < 1:
-            yield f"profiler_steps must be at least 1, got {self.profiler_steps}"
+        yield from config_lib.below_one(self, "profiler_steps")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfilerOptions(ProfilerWindow):
+    """Which steps are recorded, how, and where the trace goes."""
+
+    log_dir: str
+    """Where the trace goes; open it with TensorBoard or XProf."""
 
 
 class Profiler:

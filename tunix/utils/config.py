@@ -56,6 +56,13 @@ def choice_problems(settings: "Config", choices: Mapping[str, Collection[str]]) 
             yield f"{name} {value!r} is not one of {list(allowed)}{hint}"
 
 
+def below_one(settings: "Config", *names: str) -> Iterator[str]:
+    """Yield one sentence per field that is set and less than 1."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None and value < 1:
+            yield f"{name} must be at least 1, got {value}"
+
+
 _LARGEST_BATCH = 2**28
 
 
@@ -200,11 +207,28 @@ class Config(metaclass=_Frozen):
             if not reported:  # else what is no number was compared with one
                 raise
         if found:
-            raise ConfigError(type(self).__name__, found)
+            raise ConfigError(type(self).__name__, dict.fromkeys(found))
 
     def problems(self) -> Iterator[str]:
         """Yield one sentence per invalid field or combination of fields."""
         yield from ()
+
+    @classmethod
+    def composed(cls, *parts: "Config", **others: Any) -> Self:
+        """Build from settings that have ancestors in common with this class.
+
+        Args:
+            *parts: Settings; the fields of a common ancestor are taken, and nothing else.
+            **others: The remaining fields.
+        """
+        values = {
+            field.name: getattr(part, field.name)
+            for part in parts
+            for base in type(part).__mro__
+            if issubclass(cls, base) and dataclasses.is_dataclass(base)
+            for field in dataclasses.fields(base)
+        }
+        return cls(**values | others)
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Self:

@@ -15,40 +15,59 @@ from tunix.utils import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutConfig(config_lib.Config):
+class SamplingConfig(config_lib.Config):
     """How completions are sampled."""
 
-    max_tokens_to_generate: int = 64
-    """A completion that has not ended by then is cut off."""
+    max_prompt_length: int = 256
+    """A longer prompt is an error: nothing is cut silently."""
+
     temperature: float = 0.9
     """Divides the logits; part of the policy that is trained. 0 is greedy: evaluation only."""
+
     top_p: float | None = 1.0
     """Sample from the smallest set of likeliest tokens with at least this mass."""
+
     top_k: int | None = None
-    """Sample from the k likeliest tokens."""
-    seed: int = 0
-    """All draws of a run follow from it; no two calls draw alike."""
-    max_prompt_length: int = 64
-    """A longer prompt is an error: nothing is cut silently."""
-    kv_cache_size: int | None = None
-    """Tokens that a prompt and its completion may have together; by default, their maxima."""
+    """Sample from the k likeliest tokens; from all when unset."""
+
     eos_tokens: Sequence[int] | None = None
-    """Tokens that end a completion; by default, those the tokenizer names."""
-    return_logprobs: bool = True
-    """Whether :attr:`RolloutOutput.logprobs` is filled for callers of ``RLCluster.generate``."""
+    """Tokens that end a completion; those the tokenizer names when unset."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
-        for name in ("max_tokens_to_generate", "max_prompt_length"):
-            if getattr(self, name) < 1:
-                yield f"{name} must be at least 1, got {getattr(self, name)}"
+        yield from config_lib.below_one(self, "max_prompt_length")
         if not 0.0 <= self.temperature < float("inf"):
             yield f"temperature must be 0 (greedy) or a positive number, got {self.temperature}"
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             yield f"top_p must lie in (0, 1], or be None to keep all tokens, got {self.top_p}"
         if self.top_k is not None and self.top_k < 1:
             yield f"top_k must be at least 1, or None to keep all tokens, got {self.top_k}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineOptions(config_lib.Config):
+    """What every engine is told."""
+
+    kv_cache_size: int | None = None
+    """Tokens that a prompt and its completion may have together; their maxima when unset."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig(SamplingConfig, EngineOptions):
+    """How completions are sampled, and how many tokens they have."""
+
+    max_tokens_to_generate: int = 64
+    """A completion that has not ended by then is cut off."""
+    seed: int = 0
+    """All draws of a run follow from it; no two calls draw alike."""
+    return_logprobs: bool = True
+    """Whether :attr:`RolloutOutput.logprobs` is filled for callers of ``RLCluster.generate``."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with these settings."""
+        yield from super().problems()
+        yield from config_lib.below_one(self, "max_tokens_to_generate")
         if not isinstance(self.seed, int):
             yield f"seed must be an integer, got {self.seed!r}"
         needed = self.max_prompt_length + self.max_tokens_to_generate

@@ -9,10 +9,11 @@ from tunix.sft.dpo import (
     preference_losses,
     reference_free_trainer,
 )
+from tunix.utils import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CPOTrainingConfig(preference_config.PreferenceTrainingConfig):
+class CPOConfig(config_lib.Config):
     """Settings of CPO (arXiv:2401.08417)."""
 
     beta: float = 0.1
@@ -31,6 +32,11 @@ class CPOTrainingConfig(preference_config.PreferenceTrainingConfig):
         yield from preference_config.smoothing_problems(self.label_smoothing)
         if self.cpo_alpha < 0:
             yield f"cpo_alpha must not be negative, got {self.cpo_alpha}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CPOTrainingConfig(CPOConfig, preference_config.PreferenceTrainingConfig):
+    """The same, and those of the loop."""
 
 
 def make_objective(config: CPOTrainingConfig) -> pair_objective.PairObjective:

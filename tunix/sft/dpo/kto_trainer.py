@@ -11,10 +11,11 @@ from tunix.data import preference_batching
 from tunix.perf import span
 from tunix.sft import peft_trainer, training_config
 from tunix.sft.dpo import kto_objective, preference_config, preference_trainer
+from tunix.utils import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KTOTrainingConfig(training_config.TrainingConfig):
+class KTOConfig(config_lib.Config):
     """Settings of KTO (arXiv:2402.01306)."""
 
     beta: float = 0.1
@@ -27,9 +28,6 @@ class KTOTrainingConfig(training_config.TrainingConfig):
     undesirable_weight: float = 1.0
     """Weight of bad answers."""
 
-    offload_reference: bool = False
-    """Keep ``ref_model`` in host memory, and on the devices only while a batch needs it."""
-
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
         yield from super().problems()
@@ -38,6 +36,14 @@ class KTOTrainingConfig(training_config.TrainingConfig):
             desirable_weight=self.desirable_weight,
             undesirable_weight=self.undesirable_weight,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KTOTrainingConfig(KTOConfig, training_config.TrainingConfig):
+    """The same, and those of the loop."""
+
+    offload_reference: bool = False
+    """Keep ``ref_model`` in host memory, and on the devices only while a batch needs it."""
 
 
 class KTOTrainer(preference_trainer.PreferenceTrainer):

@@ -16,15 +16,16 @@ from tunix.sft.dpo import (
     reference_free_trainer,
 )
 from tunix.sft.dpo import reward_model as reward_model_lib
+from tunix.utils import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardTrainingConfig(preference_config.PreferenceTrainingConfig):
+class RewardConfig(config_lib.Config):
     """Settings of reward models."""
 
     center_rewards_coefficient: float | None = None
     """Weight of ``(R(y_w) + R(y_l)) ** 2``, which pulls rewards towards 0 without telling answers
-    apart (arXiv:2312.09244); ``None`` for none."""
+    apart (arXiv:2312.09244); none when unset."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with these settings."""
@@ -33,6 +34,11 @@ class RewardTrainingConfig(preference_config.PreferenceTrainingConfig):
             yield from preference_config.positive_problems(
                 center_rewards_coefficient=self.center_rewards_coefficient
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardTrainingConfig(RewardConfig, preference_config.PreferenceTrainingConfig):
+    """The same, and those of the loop."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from tunix.sft.dpo import (
     preference_losses,
     reference_free_trainer,
 )
+from tunix.utils import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimPOTrainingConfig(preference_config.PreferenceTrainingConfig):
+class SimPOConfig(config_lib.Config):
     """Settings of SimPO (arXiv:2405.14734)."""
 
     beta: float = 2.0
@@ -31,6 +32,11 @@ class SimPOTrainingConfig(preference_config.PreferenceTrainingConfig):
         yield from preference_config.smoothing_problems(self.label_smoothing)
         if self.simpo_gamma < 0:
             yield f"simpo_gamma must not be negative, got {self.simpo_gamma}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimPOTrainingConfig(SimPOConfig, preference_config.PreferenceTrainingConfig):
+    """The same, and those of the loop."""
 
 
 def make_objective(config: SimPOTrainingConfig) -> pair_objective.PairObjective:
