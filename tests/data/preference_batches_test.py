@@ -87,7 +87,7 @@ def test_a_row_that_cannot_hold_the_longest_pair_is_refused():
         preference_batches.pair_batches(PAIRS, settings(packing=True, row_length=8))
 
 
-def test_all_batches_have_the_length_of_the_longest_rounded_up_or_not():
+def test_all_batches_have_the_length_of_the_longest_rounded_up_or_not_or_their_own():
     rng = np.random.default_rng(0)
     long = helpers.preference_tokens.TokenizedPair(
         helpers.tokens(rng, 30), helpers.answer(rng, 40), helpers.answer(rng, 12)
@@ -99,9 +99,9 @@ def test_all_batches_have_the_length_of_the_longest_rounded_up_or_not():
                 [*PAIRS, long], settings(batch_size=1, pad_to=pad_to)
             )
         }
-        for pad_to in ("bucket", "max")
+        for pad_to in ("longest", "bucket", "max")
     }
-    assert lengths == {"bucket": {128}, "max": {80}}
+    assert lengths == {"longest": {128}, "bucket": {64, 80}, "max": {80}}
 
 
 @pytest.mark.parametrize("packing", [False, True])

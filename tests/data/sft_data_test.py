@@ -118,9 +118,14 @@ def test_all_batches_have_the_length_of_the_longest_example():
     settings = {"batch_size": 1, "shuffle_seed": None, "max_target_length": 200}
     batches = sft_data.make_batches(examples, TOKENIZER, sft_data.SftDataConfig(**settings))
     assert [b["input_tokens"].shape for b in batches] == [(1, 128)] * 2
-    full = sft_data.SftDataConfig(**settings, pad_to="max")
-    shapes = [b["input_tokens"].shape for b in sft_data.make_batches(examples, TOKENIZER, full)]
-    assert shapes == [(1, 200), (1, 200)]
+
+
+@pytest.mark.parametrize(("pad_to", "lengths"), [("max", [200, 200]), ("bucket", [64, 128])])
+def test_rows_may_be_as_long_as_the_settings_allow_or_as_their_batch_needs(pad_to, lengths):
+    examples, _ = tokenized(pairs(3, 100), max_target_length=200)
+    settings = {"batch_size": 1, "shuffle_seed": None, "max_target_length": 200, "pad_to": pad_to}
+    batches = sft_data.make_batches(examples, TOKENIZER, sft_data.SftDataConfig(**settings))
+    assert [b["input_tokens"].shape for b in batches] == [(1, length) for length in lengths]
 
 
 @given(

@@ -5,6 +5,7 @@ A row holds one example, or several packed ones. Axes: ``B`` rows, ``T`` tokens.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -49,6 +50,10 @@ class Shard:
         mine = slice(self.process_index * each, (self.process_index + 1) * each)
         return {name: array[mine] for name, array in batch.items()}
 
+
+PadTo = Literal["longest", "bucket", "max"]
+"""How long rows are that are not packed: as the longest of the data, rounded up; as the longest of
+their batch, rounded up to a power of two; as long as the settings allow."""
 
 _MULTIPLE = 64
 """Row lengths are multiples of this, so that data sets that differ little share programs."""

@@ -1,7 +1,7 @@
 """From tokenized preferences to batches of few shapes, in an order that can be resumed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,9 @@ def pair_batches(
         return preference_batching.collate_pairs(
             rows,
             num_rows=settings.batch_size,
-            length=room.length,
+            length=room.length_of(
+                preference_batching.pair_size(p, with_last=with_last) for row in rows for p in row
+            ),
             num_targets=room.num_targets,
             pairs_per_row=room.per_row,
             with_last=with_last,
@@ -67,7 +69,7 @@ def rating_batches(
         return preference_batching.collate_ratings(
             rows,
             num_rows=settings.batch_size,
-            length=room.length,
+            length=room.length_of(preference_batching.rating_size(x) for row in rows for x in row),
             num_targets=room.num_targets,
             answers_per_row=room.per_row,
         )
@@ -102,7 +104,7 @@ def _num_targets(
 
 
 class _Room:
-    """The sizes of a data set's batches: one for all of them, because each is a program."""
+    """The sizes of a data set's batches: one or few, because each is a program."""
 
     def __init__(self, sizes: Sequence[int], settings: Config, num_targets: Sequence[int]):
         self.sizes = np.asarray(sizes, np.int64)
@@ -120,8 +122,14 @@ class _Room:
             # A row is full of the example that has most targets for its size, at worst.
             share = (counts / np.maximum(self.sizes, 1)).max(initial=0.0)
             self.num_targets = max(1, math.ceil(share * self.capacity))
-        elif settings.pad_to == "bucket":
+        elif settings.pad_to == "longest":
             self.length = batching.row_length(longest)
+        is_ragged = settings.pad_to == "bucket" and not settings.packing
+        self._buckets = batching.length_buckets(self.length) if is_ragged else (self.length,)
+
+    def length_of(self, sizes: Iterator[int]) -> int:
+        """Return the row length of a batch of examples of these sizes."""
+        return batching.bucket_for(max(sizes), self._buckets) if self._buckets[1:] else self.length
 
 
 def _batches(

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
+from tunix.data import batching
 from tunix.utils import config
 
 
@@ -46,8 +47,10 @@ class RowConfig(config.Config):
     row_length: int | None = None
     """Tokens of a packed row; what the longest prompt with its answers needs when unset."""
 
-    pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad rows to the longest prompt with its answers, rounded up to 64 tokens, or not rounded."""
+    pad_to: batching.PadTo = "longest"
+    """Pad rows to the longest prompt with its answers, rounded up to 64 tokens or not (``max``):
+    one program. ``bucket`` pads each batch to the next power of two, for lengths of a long tail
+    that are not packed: a program for each."""
 
     last_batch: Literal["drop", "keep"] = "keep"
     """What happens to a short last batch; if kept, it is filled with empty rows."""
@@ -58,7 +61,7 @@ class RowConfig(config.Config):
         choices = {
             "too_long": ("error", "drop", "truncate"),
             "identical": ("error", "drop"),
-            "pad_to": ("bucket", "max"),
+            "pad_to": get_args(batching.PadTo),
             "last_batch": ("drop", "keep"),
         }
         yield from config.choice_problems(self, choices)

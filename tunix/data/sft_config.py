@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal, get_args
 
-from tunix.data import tokenize
+from tunix.data import batching, tokenize
 from tunix.data import translation as translation_lib
 from tunix.utils import config
 
@@ -58,8 +58,10 @@ class RowConfig(config.Config):
     packing_window: int = 512
     """How many consecutive examples are packed together."""
 
-    pad_to: Literal["bucket", "max"] = "bucket"
-    """Pad rows to the longest example, rounded up to 64 tokens, or to ``max_target_length``."""
+    pad_to: batching.PadTo = "longest"
+    """Pad rows to the longest example of the data, rounded up to 64 tokens, or to
+    ``max_target_length`` (``max``): one program. ``bucket`` pads each batch to the next power of
+    two, for lengths of a long tail that are not packed: a program for each."""
 
     last_batch: Literal["drop", "keep"] = "keep"
     """What happens to a short last batch; kept, it is filled with empty rows."""
@@ -72,7 +74,7 @@ class RowConfig(config.Config):
             "train_on": get_args(tokenize.TrainOn),
             "too_long": get_args(TooLong),
             "untrainable": ("error", "drop"),
-            "pad_to": ("bucket", "max"),
+            "pad_to": get_args(batching.PadTo),
             "last_batch": ("drop", "keep"),
         }
         yield from config.choice_problems(self, choices)

@@ -112,12 +112,15 @@ def batch_layout(
             of a stream that does not tell, a batch of longer ones has ``max_target_length``.
     """
     usual = most = settings.max_target_length
-    if settings.pad_to == "bucket" and not settings.packing:
+    buckets = batching.length_buckets(most)
+    if settings.pad_to == "longest" and not settings.packing:
         usual = batching.row_length(longest, most)
 
     def lay_out(rows: Sequence[Sequence[tokenize.TokenizedExample]]) -> batching.Batch:
         needed = max(sum(len(example.tokens) for example in row) for row in rows)
         length = usual if needed <= usual else most
+        if settings.pad_to == "bucket" and not settings.packing:
+            length = batching.bucket_for(needed, buckets)
         batch = batching.collate(rows, num_rows=settings.batch_size, length=length, pad_id=pad_id)
         return shard.rows_of(batch)
 
