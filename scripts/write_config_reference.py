@@ -11,7 +11,7 @@ import itertools
 import textwrap
 import typing
 
-from tunix.cli import dpo_schema, grpo_schema, ppo_schema, reward_schema, sft_schema
+from tunix.cli.schemas import dpo_schema, grpo_schema, ppo_schema, reward_schema, sft_schema
 
 COMMANDS = {
     "sft": sft_schema.SftRun,

@@ -1,7 +1,7 @@
 """Rewards of the GSM8K recipe: the right answer, and the line it was asked for in."""
 
-from tunix.rl import rewards
 from tunix.rl.reward_fns import formats, maths
+from tunix.rl.scoring import rewards
 
 right_answer = maths.right_answer
 

@@ -65,7 +65,7 @@ def dpo() -> Callable[[], dict[str, Any]]:
     """Set up one full step on the pairs, with a reference of its own, computed in every step."""
     import optax
 
-    from tunix.data import (
+    from tunix.data.preference import (
         preference_batches,
         preference_config,
         preference_formats,

@@ -22,7 +22,8 @@ from typing import Any
 import matrix
 import run
 
-from tunix.cli import config, grpo_schema, structure
+from tunix.cli import config
+from tunix.cli.schemas import grpo_schema, structure
 from tunix.rl import tasks
 
 FOLDER = pathlib.Path(__file__).resolve().parent

@@ -19,7 +19,8 @@ import safetensors.numpy
 import tokenizers
 import yaml
 
-from tunix.cli import command, sft_schema
+from tunix.cli import command
+from tunix.cli.schemas import sft_schema
 from tunix.data import sft_config, sft_data, sources
 from tunix.models import automodel, gguf_file, safetensors_loader
 from tunix.tokenizers import tokenizer_adapter

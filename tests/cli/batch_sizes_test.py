@@ -2,7 +2,8 @@
 
 import pytest
 
-from tunix.cli import command, dpo_schema, grpo_schema, ppo_schema, sft_schema
+from tunix.cli import command
+from tunix.cli.schemas import dpo_schema, grpo_schema, ppo_schema, sft_schema
 from tunix.utils import config as config_lib
 
 RL = "task: larger_number\nnum_train_epochs: 1\n"

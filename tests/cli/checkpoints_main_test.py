@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tunix.cli import checkpoints_main, errors
-from tunix.sft import checkpoint_integrity, checkpoint_manager
+from tunix.sft import checkpoint_manager
+from tunix.sft.checkpoints import checkpoint_integrity
 
 
 @pytest.fixture(name="run")

@@ -3,7 +3,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tunix.cli import command, config, errors, run_settings, sft_schema
+from tunix.cli import command, config, errors
+from tunix.cli.running import run_settings
+from tunix.cli.schemas import sft_schema
 from tunix.sft import run_directory
 from tunix.utils import config as config_lib
 

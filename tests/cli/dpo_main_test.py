@@ -6,7 +6,8 @@ import json
 import pytest
 import yaml
 
-from tunix.cli import dpo_main, dpo_schema, structure
+from tunix.cli import dpo_main
+from tunix.cli.schemas import dpo_schema, structure
 from tunix.sft.dpo import cpo_trainer, dpo_config, kto_trainer, simpo_trainer
 from tunix.utils import config
 

@@ -13,8 +13,10 @@ import yaml
 from flax import nnx
 
 from tests.models import hf_llama
-from tunix.cli import errors, export_main, main, sft_main, trained_model
-from tunix.models import automodel, lora, peft_adapter
+from tunix.cli import errors, export_main, main, sft_main
+from tunix.cli.loading import trained_model
+from tunix.models import automodel, lora
+from tunix.models.peft import peft_adapter
 
 MESSAGES = [{"role": "user", "content": "a?"}]
 LORA = "model_config.lora_config={rank: 2, alpha: 4.0}"

@@ -15,10 +15,12 @@ import pytest
 from flax import nnx
 
 from tests.repo import configs, source
-from tunix.cli import build, grpo_schema, ppo_schema, rl_models, rl_schema, schema, structure
+from tunix.cli.loading import build, rl_models
+from tunix.cli.schemas import grpo_schema, ppo_schema, rl_schema, schema, structure
 from tunix.data import prompts
 from tunix.models import automodel
-from tunix.rl import cluster_config, shared_critic
+from tunix.rl.cluster import cluster_config
+from tunix.rl.objectives import shared_critic
 from tunix.rl.rollout import base_rollout
 from tunix.sft import run_directory
 from tunix.sft.dpo import reward_model_files
@@ -95,8 +97,8 @@ BASES = {
 """What a key is compared with, where that is not the plain run."""
 
 ELSEWHERE = {
-    "RLRun.python_files": "tests/cli/python_files_test.py",
-    "RLRun.role_to_mesh": "tests/cli/role_meshes_test.py",
+    "RLRun.python_files": "tests/cli/loading/python_files_test.py",
+    "RLRun.role_to_mesh": "tests/cli/schemas/role_meshes_test.py",
     "EvaluationOptions.samples_per_question": "tests/cli/grpo_main_test.py",
     "EvaluationOptions.num_shown": "tests/cli/grpo_main_test.py",
     "EvaluationConfig.accuracy_function": "tests/cli/grpo_main_test.py",
@@ -213,7 +215,7 @@ def observe(files, loaded, tiny_model, monkeypatch, tmp_path):
 
     monkeypatch.setattr(rl_models.rl_cluster, "RLCluster", cluster, raising=True)
     monkeypatch.setattr(reward_model_files, "load_reward_model", judge)
-    monkeypatch.setattr("tunix.cli.reward_model_loading.sources.resolve", resolve)
+    monkeypatch.setattr("tunix.cli.loading.reward_model_loading.sources.resolve", resolve)
     monkeypatch.setattr(build, "make_model", lambda options, mesh: (fresh(loaded), tiny_model))
 
     def observed(run_class, *changes):

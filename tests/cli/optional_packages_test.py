@@ -11,7 +11,8 @@ from tests import tiny_llama
 from tests.cli import grpo_main_test
 from tunix.cli import errors, main, sft_main
 from tunix.models import automodel
-from tunix.sft import metrics_logger, plots
+from tunix.sft import metrics_logger
+from tunix.sft.metrics import plots
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def bare(monkeypatch):
     for name in {*names, "tensorboardX", "gguf", "matplotlib"}:
         monkeypatch.setitem(sys.modules, name, None)
     # A module of ours that has already been imported would keep what it imported.
-    monkeypatch.delitem(sys.modules, "tunix.sft.tensorboard_file", raising=False)
+    monkeypatch.delitem(sys.modules, "tunix.sft.metrics.tensorboard_file", raising=False)
     assert importlib.util.find_spec("tensorboardX") is None
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests.cli import grpo_main_test
-from tunix.cli import main, ppo_main, trained_model
+from tunix.cli import main, ppo_main
+from tunix.cli.loading import trained_model
 from tunix.models import automodel
 from tunix.utils import json_lines
 

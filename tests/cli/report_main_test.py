@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tunix.cli import main, report_charts, report_main, report_prompts
+from tunix.cli import main, report_main
+from tunix.cli.report import report_charts, report_prompts
 from tunix.utils import json_lines
 
 NASTY = '<script>alert("x")</script> & <img src=http://192.0.2.1/x>'

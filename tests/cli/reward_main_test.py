@@ -10,17 +10,10 @@ import torch
 import transformers
 import yaml
 
-from tunix.cli import (
-    errors,
-    export_main,
-    grpo_main,
-    main,
-    reward_main,
-    reward_schema,
-    structure,
-    trained_model,
-)
-from tunix.models import hf_export
+from tunix.cli import errors, export_main, grpo_main, main, reward_main
+from tunix.cli.loading import trained_model
+from tunix.cli.schemas import reward_schema, structure
+from tunix.models.hf import hf_export
 from tunix.rl.reward_fns import reward_model as reward_fn
 from tunix.sft.dpo import reward_model_files
 from tunix.utils import config

@@ -9,7 +9,8 @@ import io
 import json
 import sys
 
-from tunix.cli import grpo_main, ppo_main, rl_run
+from tunix.cli import grpo_main, ppo_main
+from tunix.cli.running import rl_run
 
 MAINS = {"grpo": grpo_main.main, "ppo": ppo_main.main}
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tunix.cli import command, grpo_schema, python_files
+from tunix.cli import command
+from tunix.cli.loading import python_files
+from tunix.cli.schemas import grpo_schema
 from tunix.utils import config as config_lib
 
 BASE = "task: larger_number\nnum_train_epochs: 1\nmodel_config: {model_id: x}\n"

@@ -10,7 +10,7 @@ import yaml
 
 from tests import tiny_llama
 from tunix.cli import errors, main
-from tunix.models import hf_config
+from tunix.models.hf import hf_config
 
 LETTERS = 256
 

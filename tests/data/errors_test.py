@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.data import tokenizers
-from tunix.data import errors, preference_config, preference_data, prompts, sft_config, sft_data
+from tunix.data import errors, prompts, sft_config, sft_data
+from tunix.data.preference import preference_config, preference_data
 
 
 def shown(*problems, source="x"):

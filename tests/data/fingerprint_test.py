@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from tests.data import tokenizers
-from tunix.data import (
-    fingerprint,
-    preference_batches,
-    preference_config,
-    preference_data,
-    prompts,
-    sft_config,
-    sft_data,
-    sft_stream,
-)
-from tunix.rl import curriculum
+from tunix.data import fingerprint, prompts, sft_config, sft_data, sft_stream
+from tunix.data.preference import preference_batches, preference_config, preference_data
+from tunix.rl.collecting import curriculum
 
 TEXTS = [{"text": f"row {i} of text"} for i in range(9)]
 PAIRS = [{"prompt": f"q{i}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)]

@@ -8,14 +8,8 @@ import pytest
 from pyarrow import parquet
 
 from tests.data import tokenizers
-from tunix.data import (
-    preference_config,
-    preference_data,
-    preference_fit,
-    prompts,
-    sft_config,
-    sft_data,
-)
+from tunix.data import prompts, sft_config, sft_data
+from tunix.data.preference import preference_config, preference_data, preference_fit
 
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}{% endif %}"

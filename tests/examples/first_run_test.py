@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from tests.repo import source
-from tunix.cli import command, grpo_schema, main, reward_loading
-from tunix.rl import rewards
+from tunix.cli import command, main
+from tunix.cli.loading import reward_loading
+from tunix.cli.schemas import grpo_schema
+from tunix.rl.scoring import rewards
 from tunix.utils import json_lines
 
 PAGE = source.ROOT / "docs" / "tutorials" / "first_rl_run.md"

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tests.repo import source
-from tunix.cli import grpo_main, reward_loading
-from tunix.rl import rewards
+from tunix.cli import grpo_main
+from tunix.cli.loading import reward_loading
+from tunix.rl.scoring import rewards
 
 FOLDER = source.ROOT / "examples" / "gsm8k"
 SAMPLE = FOLDER / "sample.jsonl"

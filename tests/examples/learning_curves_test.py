@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tests.repo import source
-from tunix.cli import config, grpo_schema, ppo_schema, structure
+from tunix.cli import config
+from tunix.cli.schemas import grpo_schema, ppo_schema, structure
 
 FOLDER = source.ROOT / "scripts" / "learning_curves"
 

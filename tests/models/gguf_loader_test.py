@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests.models import gguf_writer, hf_llama
-from tunix.models import automodel, gguf_loader, hf_config, weight_table
+from tunix.models import automodel, gguf_loader, weight_table
+from tunix.models.hf import hf_config
 from tunix.ops import rope
 from tunix.utils import config as config_lib
 

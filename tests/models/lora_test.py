@@ -12,7 +12,8 @@ from tunix.models import lora
 from tunix.models.transformer import adapter as adapter_lib
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.models.transformer import layout, sharding
-from tunix.sft import losses, train_state
+from tunix.sft import losses
+from tunix.sft.loop import train_state
 from tunix.utils import config as utils_config
 
 TOKENS = decoder_test.tokens_of(2, 7)

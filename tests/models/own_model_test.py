@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from tests.repo import source
-from tunix.models import automodel, dummy_model_creator, families, hf_export
+from tunix.models import automodel, dummy_model_creator, families
+from tunix.models.hf import hf_export
 from tunix.models.llama3 import model as llama3
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import layout

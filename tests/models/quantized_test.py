@@ -15,7 +15,8 @@ from tunix.generate import engine, sampling_params, weight_sync
 from tunix.models import lora, quantized
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.models.transformer import layout, sharding
-from tunix.sft import checkpoint_manager, peft_trainer, train_state
+from tunix.sft import checkpoint_manager, peft_trainer
+from tunix.sft.loop import train_state
 from tunix.utils import config as utils_config
 
 TOKENS = decoder_test.tokens_of(2, 7)

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from tests import tiny_llama
-from tunix.models import automodel, families, hf_export, lora, safetensors_saver
+from tunix.models import automodel, families, lora, safetensors_saver
+from tunix.models.hf import hf_export
 
 
 @pytest.fixture

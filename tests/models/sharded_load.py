@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 
 from tests.models import hf_llama
-from tunix.models import automodel, hf_export, lora
+from tunix.models import automodel, lora
+from tunix.models.hf import hf_export
 
 
 def adapted(model):

@@ -5,7 +5,8 @@ import pytest
 
 from tests import virtual_devices
 from tests.models import hf_llama, sharded_load
-from tunix.models import automodel, hf_export
+from tunix.models import automodel
+from tunix.models.hf import hf_export
 
 
 @pytest.mark.slow

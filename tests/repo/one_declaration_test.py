@@ -9,7 +9,7 @@ import pytest
 
 from scripts import write_config_reference
 from tests.repo import configs
-from tunix.cli import grpo_schema
+from tunix.cli.schemas import grpo_schema
 from tunix.utils import config as config_lib
 
 RUNS = [

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.repo import source
-from tunix.cli import (
-    config,
+from tunix.cli import config
+from tunix.cli.schemas import (
     dpo_schema,
     grpo_schema,
     ppo_schema,

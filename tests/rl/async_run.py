@@ -15,9 +15,10 @@ from flax import nnx
 
 from tests.rl import helpers, rollout_steps_test, split_run
 from tunix.models import lora
-from tunix.rl import critic, rl_cluster, shared_critic
+from tunix.rl import rl_cluster
 from tunix.rl.collecting import ahead, source
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.objectives import critic, shared_critic
 from tunix.rl.ppo import ppo_learner
 
 Role = rl_cluster.Role

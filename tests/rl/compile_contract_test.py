@@ -11,7 +11,7 @@ import pytest
 
 from tests.rl import helpers
 from tunix.perf import compile_counter
-from tunix.rl import critic, rl_cluster, shared_critic
+from tunix.rl import rl_cluster
 from tunix.rl.grpo import (
     cispo_learner,
     dapo_learner,
@@ -21,6 +21,7 @@ from tunix.rl.grpo import (
     reinforce_plus_plus_learner,
     rloo_learner,
 )
+from tunix.rl.objectives import critic, shared_critic
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import mock_rollout
 

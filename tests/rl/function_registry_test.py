@@ -1,7 +1,9 @@
 import pytest
 
-from tunix.rl import advantages, algorithm_config, function_registry, losses, rewards
+from tunix.rl import algorithm_config, function_registry
 from tunix.rl.grpo import grpo_config
+from tunix.rl.objectives import advantages, losses
+from tunix.rl.scoring import rewards
 from tunix.utils import config as config_lib
 
 

@@ -10,8 +10,10 @@ from flax import nnx
 
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
-from tunix.rl import aggregation, batching, packing, rl_cluster, trajectory
+from tunix.rl import rl_cluster, trajectory
+from tunix.rl.batches import batching, packing
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.objectives import aggregation
 from tunix.rl.rollout import base_rollout
 
 CONFIG = config_lib.TransformerConfig(

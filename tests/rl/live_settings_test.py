@@ -14,19 +14,16 @@ import optax
 import pytest
 
 from tests.repo import configs, source
-from tests.rl import alarms_test, helpers, policy_objective_test
-from tunix.rl import (
-    alarms,
-    critic,
-    curriculum,
-    policy_objective,
-    reward_shaping,
-    rewards,
-    rl_cluster,
-    shared_critic,
-)
+from tests.rl import helpers
+from tests.rl.monitoring import alarms_test
+from tests.rl.objectives import policy_objective_test
+from tunix.rl import rl_cluster
+from tunix.rl.collecting import curriculum
 from tunix.rl.grpo import grpo_config, grpo_learner, grpo_loss
+from tunix.rl.monitoring import alarms
+from tunix.rl.objectives import critic, policy_objective, shared_critic
 from tunix.rl.ppo import ppo_learner
+from tunix.rl.scoring import reward_shaping, rewards
 
 BATCH = {"prompts": helpers.PROMPTS}
 TIMES = ("time", "seconds", "per_second")
@@ -116,11 +113,11 @@ OVERLONG = {
 """Shows in what long completions lose."""
 
 ELSEWHERE = {
-    "EvaluationConfig.accuracy_function": "tests/rl/evaluation_test.py",
-    "AlarmConfig.reward_failed": "tests/rl/alarms_test.py",
+    "EvaluationConfig.accuracy_function": "tests/rl/monitoring/evaluation_test.py",
+    "AlarmConfig.reward_failed": "tests/rl/monitoring/alarms_test.py",
     "AlgorithmConfig.off_policy_steps": "tests/rl/collecting/ahead_test.py",
     "AlgorithmConfig.partial_rollout_tokens": "tests/rl/collecting/partial_rollout_test.py",
-    "AlarmConfig.window": "tests/rl/alarms_test.py",
+    "AlarmConfig.window": "tests/rl/monitoring/alarms_test.py",
     "GRPOConfig.dynamic_sampling": "tests/rl/grpo/relatives_test.py",
     "GRPOConfig.max_sampling_rounds": "tests/rl/grpo/relatives_test.py",
     "GRPOConfig.overlong_buffer": "tests/rl/grpo/relatives_test.py",
@@ -137,9 +134,9 @@ ELSEWHERE = {
     "EngineConfig.verify_weight_sync": "tests/rl/split_run.py",
     **dict.fromkeys(
         ("Reward.fn", "Reward.name", "Reward.run_in", "Reward.workers", "Reward.time_limit"),
-        "tests/rl/rewards_test.py",
+        "tests/rl/scoring/rewards_test.py",
     ),
-    "Reward.on_error": "tests/rl/rewards_test.py",
+    "Reward.on_error": "tests/rl/scoring/rewards_test.py",
     **{
         f"SandboxLimits.{name}": "tests/rl/reward_fns/sandbox_test.py"
         for name in (

@@ -7,8 +7,9 @@ import pytest
 from tests.repo import source
 from tests.rl import helpers, process_rewards
 from tests.rl.ppo import ppo_learner_test
-from tunix.rl import curriculum, rewards
+from tunix.rl.collecting import curriculum
 from tunix.rl.ppo import ppo_learner
+from tunix.rl.scoring import rewards
 
 PAGE = source.ROOT / "docs" / "reference" / "rl_metrics.md"
 TABLE = re.compile(r"^\| `(train|eval)/\.\.\.` .*\n(?:\|.*\n)+", re.MULTILINE)

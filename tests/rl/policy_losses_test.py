@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix.rl import aggregation, common, policy_objective
+from tunix.rl import common
 from tunix.rl.grpo import cispo_learner, dapo_learner, drgrpo_learner, grpo_config, gspo_learner
+from tunix.rl.objectives import aggregation, policy_objective
 
 FOUND = json.loads(pathlib.Path(__file__).with_name("policy_losses.json").read_text())
 INPUTS = {name: jnp.asarray(values) for name, values in FOUND["inputs"].items()}

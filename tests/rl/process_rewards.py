@@ -8,7 +8,7 @@ import struct
 import sys
 import time
 
-from tunix.rl import process_channel
+from tunix.rl.scoring import process_channel
 
 
 def sleeps(completion):

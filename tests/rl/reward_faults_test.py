@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.rl import process_rewards
-from tunix.rl import rewards
-from tunix.sft import reply_scores
+from tunix.rl.scoring import rewards
+from tunix.sft.loop import reply_scores
 from tunix.utils import config as config_lib
 
 PROMPTS = ["a?", "b?", "c?"]

@@ -7,8 +7,9 @@ import pytest
 
 from tests.repo import source
 from tests.rl import helpers
-from tunix.rl import algorithm_config, function_registry, reward_manager, rewards
+from tunix.rl import algorithm_config, function_registry, reward_manager
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.scoring import rewards
 from tunix.utils import config as config_lib
 
 PAGE = source.ROOT / "docs" / "how-to" / "rewards.md"

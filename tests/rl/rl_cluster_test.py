@@ -11,7 +11,8 @@ from tests import virtual_devices
 from tests.rl import helpers
 from tunix.generate import completion, requests
 from tunix.models import lora
-from tunix.rl import cluster_build, rl_cluster
+from tunix.rl import rl_cluster
+from tunix.rl.cluster import cluster_build
 from tunix.rl.rollout import base_rollout
 from tunix.utils import config as config_lib
 

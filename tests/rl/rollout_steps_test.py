@@ -16,8 +16,10 @@ import pytest
 
 from tests.rl import helpers
 from tunix.data import prompts as prompt_data
-from tunix.rl import alarms, rewards
-from tunix.sft import hooks, interrupt, metrics_logger, profiler, progress_bar
+from tunix.rl.monitoring import alarms
+from tunix.rl.scoring import rewards
+from tunix.sft import hooks, metrics_logger, profiler, progress_bar
+from tunix.sft.loop import interrupt
 from tunix.utils import json_lines
 
 ROWS = [{"prompts": f"{a}{b}", "answer": a} for a in "ABCDEF" for b in "135"]

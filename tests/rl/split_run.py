@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from tests.rl import helpers
 from tunix.models import lora
-from tunix.rl import critic, reshard, rl_cluster
+from tunix.rl import reshard, rl_cluster
+from tunix.rl.objectives import critic
 from tunix.rl.ppo import ppo_learner
 
 Role = rl_cluster.Role

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from tests.sft import peft_trainer_test, toys
-from tests.sft import train_step_test as step_test
+from tests.sft.loop import train_step_test as step_test
 from tunix.perf import compile_counter
-from tunix.sft import train_step
+from tunix.sft.loop import train_step
 
 
 def of_one(micro, functions, state, split):

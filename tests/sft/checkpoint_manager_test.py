@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 
 from tests.sft import toys
-from tunix.sft import checkpoint_integrity, checkpoint_manager, checkpoint_storage, peft_trainer
+from tunix.sft import checkpoint_manager, peft_trainer
+from tunix.sft.checkpoints import checkpoint_integrity, checkpoint_storage
 
 EVERY_STEP = ocp.CheckpointManagerOptions(save_interval_steps=1, max_to_keep=2)
 
@@ -277,7 +278,8 @@ def test_a_disk_that_fills_up_is_one_message_and_keeps_the_last_checkpoint(tmp_p
     script = f"""
         import resource, signal
         import jax.numpy as jnp, numpy as np
-        from tunix.sft import checkpoint_manager, checkpoint_storage
+        from tunix.sft import checkpoint_manager
+        from tunix.sft.checkpoints import checkpoint_storage
 
         manager = checkpoint_manager.CheckpointManager({str(tmp_path)!r})
         manager.save_state(1, {{"a": {{"x": jnp.ones(4)}}}}, {{}})

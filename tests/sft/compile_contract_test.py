@@ -9,7 +9,8 @@ from flax import nnx
 from tests.data import tokenizers
 from tests.sft import toys
 from tests.sft.dpo import helpers
-from tunix.data import preference_batches, preference_config, sft_config, sft_data, tokenize
+from tunix.data import sft_config, sft_data, tokenize
+from tunix.data.preference import preference_batches, preference_config
 from tunix.perf import compile_counter
 from tunix.sft import peft_trainer
 from tunix.sft.dpo import dpo_trainer, kto_trainer, reward_model, reward_trainer

@@ -16,7 +16,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.sft import toys
-from tunix.sft import losses, sharding_utils, train_state, train_step
+from tunix.sft import losses, sharding_utils
+from tunix.sft.loop import train_state, train_step
 
 ROWS, LENGTH = 16, 12
 LAYOUTS = ("right", "left", "packed")

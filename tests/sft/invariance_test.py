@@ -6,7 +6,8 @@ import pytest
 
 from tests import virtual_devices
 from tests.sft import toys
-from tunix.sft import losses, train_state
+from tunix.sft import losses
+from tunix.sft.loop import train_state
 
 
 @pytest.mark.parametrize("devices", ["1 4", pytest.param("1 2 4 8", marks=pytest.mark.slow)])

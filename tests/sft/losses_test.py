@@ -8,7 +8,8 @@ from flax import nnx
 
 from tests.sft import toys
 from tunix.models import lora
-from tunix.sft import losses, train_state, training_input
+from tunix.sft import losses, training_input
+from tunix.sft.loop import train_state
 from tunix.utils import config as config_lib
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from tunix.data import preference_batches, preference_config, preference_tokens
+from tunix.data.preference import preference_batches, preference_config, preference_tokens
 from tunix.models import dummy_model_creator
 from tunix.models.llama3 import model as llama3
 from tunix.perf import machine

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tensorboardX import event_file_writer, record_writer
 
-from tunix.sft import metrics_backends, metrics_logger, metrics_writer
+from tunix.sft import metrics_logger
+from tunix.sft.metrics import metrics_backends, metrics_writer
 from tunix.utils import config as config_lib
 
 TRAIN, EVAL = metrics_logger.Mode.TRAIN, metrics_logger.Mode.EVAL

@@ -14,7 +14,8 @@ from flax import nnx
 
 from tests.sft import toys
 from tunix.data import iterators
-from tunix.sft import hooks, interrupt, peft_trainer
+from tunix.sft import hooks, peft_trainer
+from tunix.sft.loop import interrupt
 
 
 class Announce(hooks.TrainingHooks):

@@ -7,7 +7,8 @@ import transformers
 from tests import tiny_llama
 from tests.models import hf_llama
 from tests.tokenizers import gguf_tokenizer_test
-from tunix.models import automodel, hf_export
+from tunix.models import automodel
+from tunix.models.hf import hf_export
 from tunix.tokenizers import tokenizer_adapter, tokenizer_files
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 
-from tunix.cli import optimizers
+from tunix.cli.schemas import optimizers
 from tunix.generate import sampling_params
 from tunix.models import lora_config
 from tunix.rl.grpo import dapo_learner, grpo_config

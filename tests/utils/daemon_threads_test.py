@@ -59,7 +59,7 @@ def test_an_interrupt_ends_a_program_whose_reward_never_returns(settings, tmp_pa
         "def hangs(completion):\n    os.write(1, b'hangs\\n')\n    time.sleep(600)\n"
     )
     (tmp_path / "script.py").write_text(
-        "import signal, apart\nfrom tunix.rl import rewards\n"
+        "import signal, apart\nfrom tunix.rl.scoring import rewards\n"
         "if __name__ == '__main__':\n"
         # A job in the background of a shell is born without this.
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -8,7 +8,7 @@ import pytest
 
 import tunix
 from tunix.data import errors
-from tunix.sft import checkpoint_storage
+from tunix.sft.checkpoints import checkpoint_storage
 from tunix.utils import config, problems
 
 

@@ -80,7 +80,7 @@ REFUSED = {
     "tunix.rl.agentic.agentic_grpo_learner.GRPOLearner": "comes with agents",
     "tunix.rl.agentic.agents.agent_types.Trajectory": "comes with agents",
     "tunix.rl.agentic.parser.chat_template_parser.parser.QwenChatTemplateParser": "agents",
-    "tunix.rl.common.compute_kl_divergence": "tunix.rl.kl",
+    "tunix.rl.common.compute_kl_divergence": "tunix.rl.objectives.kl",
     "tunix.rl.grpo.grpo_learner.TrainExample": "PolicyBatch",
     "tunix.rl.rollout.vllm_rollout.VllmRollout": "BaseRollout",
     "tunix.tests.test_common.ToyTransformer": "dummy_model_creator",

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import rich.table
 
 from tunix.cli import console, errors
-from tunix.rl import critic_trainer
-from tunix.sft import checkpoint_integrity as integrity
+from tunix.rl.cluster import critic_trainer
 from tunix.sft import run_lock
+from tunix.sft.checkpoints import checkpoint_integrity as integrity
 
 _OUT = console.OUT
 _COMMANDS = {

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from tunix.cli import config, errors, reference_keys, schema, structure
+from tunix.cli import config, errors
+from tunix.cli.schemas import reference_keys, schema, structure
 from tunix.utils import config as config_lib
 
 RunT = TypeVar("RunT", bound=schema.RunOptions)

@@ -19,7 +19,7 @@ from typing import Any
 import omegaconf
 import yaml
 
-from tunix.cli import yaml_faults
+from tunix.cli.schemas import yaml_faults
 from tunix.utils import config as config_lib
 from tunix.utils import reference_names
 

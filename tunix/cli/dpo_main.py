@@ -7,18 +7,11 @@ from typing import Any
 import optax
 from flax import nnx
 
-from tunix.cli import (
-    build,
-    command,
-    dpo_schema,
-    errors,
-    optimizers,
-    preference_loading,
-    run_settings,
-    run_text,
-    training_run,
-)
-from tunix.data import preference_batches
+from tunix.cli import command, errors
+from tunix.cli.loading import build, preference_loading
+from tunix.cli.running import run_settings, run_text, training_run
+from tunix.cli.schemas import dpo_schema, optimizers
+from tunix.data.preference import preference_batches
 from tunix.models import lora
 from tunix.sft import run_directory, training_config
 from tunix.sft.dpo import (

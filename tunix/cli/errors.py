@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tunix.sft import interrupt as interrupt_lib
+from tunix.sft.loop import interrupt as interrupt_lib
 
 TRACEBACK_VARIABLE = "TUNIX_TRACEBACK"
 """Set to 1 to see where an error came from."""

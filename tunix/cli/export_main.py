@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import nnx
 
-from tunix.cli import console, errors, run_text, run_weights, trained_model
-from tunix.models import hf_export, lora, model_card, peft_adapter, sources
+from tunix.cli import console, errors
+from tunix.cli.loading import trained_model
+from tunix.cli.running import run_text, run_weights
+from tunix.models import lora, sources
+from tunix.models.hf import hf_export, model_card
+from tunix.models.peft import peft_adapter
 from tunix.models.transformer import decoder
 from tunix.sft.dpo import reward_model
 from tunix.tokenizers import pad_token, tokenizer_adapter, tokenizer_files

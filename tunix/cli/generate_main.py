@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import jax
 
-from tunix.cli import build, errors, run_text, run_weights, trained_model
+from tunix.cli import errors
+from tunix.cli.loading import build, trained_model
+from tunix.cli.running import run_text, run_weights
 from tunix.generate import completion, engine, sampling_params
 from tunix.models import automodel
 from tunix.models.transformer import decoder

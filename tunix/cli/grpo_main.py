@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from tunix.cli import command, errors, grpo_schema, python_files, rl_run
+from tunix.cli import command, errors
+from tunix.cli.loading import python_files
+from tunix.cli.running import rl_run
+from tunix.cli.schemas import grpo_schema
 from tunix.rl.grpo import grpo_learner
 from tunix.utils import reference_names
 

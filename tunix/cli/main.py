@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tunix import version
 from tunix.cli import errors
-from tunix.sft import interrupt
+from tunix.sft.loop import interrupt
 
 # Modules are imported when their command runs, so that help is instant.
 COMMANDS = {

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tunix.cli import console, errors, report_page
+from tunix.cli import console, errors
+from tunix.cli.report import report_page
 from tunix.utils import json_lines
 
 _OUT = console.OUT

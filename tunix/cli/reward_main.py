@@ -5,18 +5,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from tunix.cli import (
-    build,
-    command,
-    errors,
-    optimizers,
-    preference_loading,
-    reward_schema,
-    run_settings,
-    run_text,
-    training_run,
-)
-from tunix.data import preference_batches
+from tunix.cli import command, errors
+from tunix.cli.loading import build, preference_loading
+from tunix.cli.running import run_settings, run_text, training_run
+from tunix.cli.schemas import optimizers, reward_schema
+from tunix.data.preference import preference_batches
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.sft import run_directory
 from tunix.sft.dpo import reward_model, reward_trainer

@@ -7,20 +7,13 @@ from typing import Any
 
 from flax import nnx
 
-from tunix.cli import (
-    build,
-    command,
-    errors,
-    optimizers,
-    run_plan,
-    run_settings,
-    run_text,
-    sft_generation,
-    sft_loading,
-    sft_schema,
-    training_run,
-)
-from tunix.sft import best_checkpoint, ema, generation_eval, neftune, peft_trainer, run_directory
+from tunix.cli import command, errors
+from tunix.cli.loading import build, sft_loading
+from tunix.cli.running import run_plan, run_settings, run_text, sft_generation, training_run
+from tunix.cli.schemas import optimizers, sft_schema
+from tunix.sft import neftune, peft_trainer, run_directory
+from tunix.sft.checkpoints import best_checkpoint
+from tunix.sft.loop import ema, generation_eval
 from tunix.utils import config as config_lib
 
 _SHOWN = ("loss", generation_eval.PREFIX)

@@ -15,15 +15,14 @@ from jax.typing import DTypeLike
 from tunix.models import (
     families,
     gguf_loader,
-    hf_config,
     naming,
     safetensors_loader,
     safetensors_model,
-    score_head,
     sources,
     weight_table,
     weights,
 )
+from tunix.models.hf import hf_config, score_head
 from tunix.models.transformer import config as config_lib
 from tunix.models.transformer import decoder
 from tunix.utils import config, reference_names

@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tunix.models import hf_fields, weight_table
+from tunix.models import weight_table
 from tunix.models.gemma import hf_layout as gemma_layout
 from tunix.models.gemma import model as gemma
 from tunix.models.gemma3 import hf_layout as gemma3_layout
 from tunix.models.gemma3 import model as gemma3
+from tunix.models.hf import hf_fields
 from tunix.models.llama3 import hf_layout as llama3_layout
 from tunix.models.llama3 import model as llama3
 from tunix.models.qwen2 import hf_layout as qwen2_layout

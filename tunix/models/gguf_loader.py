@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tunix.models import gguf_file, hf_fields
+from tunix.models import gguf_file
+from tunix.models.hf import hf_fields
 from tunix.ops import rope
 from tunix.utils import config
 

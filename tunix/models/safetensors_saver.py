@@ -4,7 +4,8 @@ import pathlib
 
 from flax import nnx
 
-from tunix.models import hf_export, lora
+from tunix.models import lora
+from tunix.models.hf import hf_export
 from tunix.utils import problems as problems_lib
 
 
@@ -17,8 +18,8 @@ def save_lora_merged_model_as_safetensors(
 ) -> None:
     """Save ``lora_model`` with its adapters added to its weights, as a Hugging Face directory.
 
-    :func:`tunix.models.hf_export.save_merged` does the same without ``rank`` and ``alpha``, which
-    the model knows itself. The model does not change.
+    :func:`tunix.models.hf.hf_export.save_merged` does the same without ``rank`` and ``alpha``,
+    which the model knows itself. The model does not change.
 
     Args:
         local_model_path: Files that the base was loaded from; tokenizer and special ids are theirs.

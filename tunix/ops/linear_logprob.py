@@ -57,9 +57,10 @@ def linear_logprob(
         precision: How products are computed; the softmax is always float32.
     """
     is_padded = num_valid is not None
-    limit = vocab_tiles.default_chunk(is_padded) if chunk_size is None else chunk_size
+    if chunk_size is None:
+        chunk_size = vocab_tiles.default_chunk(hidden.shape[0], is_padded)
     settings = vocab_tiles.Settings(
-        chunk=token_chunks.chunk_size(hidden.shape[0], limit),
+        chunk=token_chunks.chunk_size(hidden.shape[0], chunk_size),
         softcap=softcap,
         with_entropy=with_entropy,
         head_needs_grad=head_needs_grad,

@@ -21,8 +21,8 @@ from tunix.ops import token_chunks
 CPU_TOKENS, CPU_BLOCK = 2048, 1024
 """Tokens and vocabulary entries of a tile on CPU: its logits are 8 to 16 MB."""
 
-PADDED_CPU_TOKENS = 512
-"""The same where a batch may hold fewer tokens than its shape."""
+PADDED_CPU_TOKENS = (128, 512)
+"""The same where a batch may hold fewer tokens than its shape: a quarter of it, within these."""
 
 ACCELERATOR_TOKENS = 512
 """Tokens of a chunk elsewhere, where the whole vocabulary is one block: it may be sharded."""
@@ -53,15 +53,17 @@ def logprob(
     return _logprob(settings, hidden, head, targets, inverse_temperature, num_valid)
 
 
-def default_chunk(is_padded: bool) -> int:
+def default_chunk(num_tokens: int, is_padded: bool) -> int:
     """Return how many tokens are best computed at a time on this device.
 
     Args:
+        num_tokens: How many there are.
         is_padded: Whether chunks of padding are left out, which small ones do better.
     """
     if jax.default_backend() != "cpu":
         return ACCELERATOR_TOKENS
-    return PADDED_CPU_TOKENS if is_padded else CPU_TOKENS
+    least, most = PADDED_CPU_TOKENS
+    return max(least, min(most, num_tokens // 4)) if is_padded else CPU_TOKENS
 
 
 def block_size(vocab_size: int) -> int:

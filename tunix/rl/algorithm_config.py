@@ -8,14 +8,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tunix.rl import (
-    abstract_reward_manager,
-    advantages,
-    aggregation,
-    function_registry,
-    losses,
-)
-from tunix.rl import rollout_correction as rollout_correction_lib
+from tunix.rl import abstract_reward_manager, function_registry
+from tunix.rl.objectives import advantages, aggregation, losses
+from tunix.rl.objectives import rollout_correction as rollout_correction_lib
 from tunix.utils import calls
 from tunix.utils import config as config_lib
 

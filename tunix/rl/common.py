@@ -22,7 +22,7 @@ from tunix.utils import reference_names
 
 @flax.struct.dataclass
 class PolicyBatch:
-    """One chunk: where its tokens lie (see :mod:`tunix.rl.packing`) and what they earned."""
+    """A chunk: where its tokens lie (see :mod:`tunix.rl.batches.packing`) and what they earned."""
 
     tokens: Int[Array, "R T"]
     positions: Int[Array, "R T"]
@@ -40,7 +40,7 @@ class PolicyBatch:
     """How many targets there are, where padding shall cost nothing: on one device."""
 
     weights: Float[Array, " N"]
-    """What each token weighs in the sum of losses (see :mod:`tunix.rl.aggregation`)."""
+    """What each token weighs in the sum of losses (see :mod:`tunix.rl.objectives.aggregation`)."""
     weight: Float[Array, ""]
     """What the chunk adds to the weight that divides the sum."""
     advantages: Float[Array, " N"]

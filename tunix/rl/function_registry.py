@@ -9,17 +9,11 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from tunix.rl import (
-    abstract_reward_manager,
-    advantages,
-    aggregation,
-    kl,
-    losses,
-    rewards,
-    rollout_correction,
-)
-from tunix.rl import token_advantages as token_advantages_lib
+from tunix.rl import abstract_reward_manager
+from tunix.rl.objectives import advantages, aggregation, kl, losses, rollout_correction
+from tunix.rl.objectives import token_advantages as token_advantages_lib
 from tunix.rl.rollout import engines
+from tunix.rl.scoring import rewards
 from tunix.utils import config as config_lib
 
 FnT = TypeVar("FnT", bound=Callable[..., Any])
@@ -130,7 +124,7 @@ default_registry = FunctionRegistry()
 
 
 def register_policy_loss_fn(name: str) -> Callable[[FnT], FnT]:
-    """Return a decorator that names a loss like :func:`tunix.rl.losses.clipped_surrogate`."""
+    """Return a decorator that names a loss like those of :mod:`tunix.rl.objectives.losses`."""
     return default_registry.register("policy_loss_fn", name)
 
 
@@ -140,7 +134,7 @@ def get_policy_loss_fn(name: str) -> Callable[..., Any]:
 
 
 def register_advantage_estimator(name: str) -> Callable[[FnT], FnT]:
-    """Return a decorator that names an estimator like those of :mod:`tunix.rl.advantages`."""
+    """Return a decorator that names one like those of :mod:`tunix.rl.objectives.advantages`."""
     return default_registry.register("advantage_estimator", name)
 
 

@@ -5,7 +5,8 @@ with another ``combine``, or of :class:`AbstractRewardManager`. A config's ``rew
 takes the class, or a name that ``function_registry.register_reward_manager`` gave it.
 """
 
-from tunix.rl import abstract_reward_manager, rewards
+from tunix.rl import abstract_reward_manager
+from tunix.rl.scoring import rewards
 
 AbstractRewardManager = abstract_reward_manager.AbstractRewardManager
 SequenceRewardManager = rewards.RewardManager

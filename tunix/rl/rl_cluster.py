@@ -14,20 +14,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tunix.models import lora
 from tunix.perf import span
-from tunix.rl import (
-    cluster_build,
-    cluster_parts,
-    common,
-    metrics_buffer,
-    prompt_sampler,
-    roles,
-    trained_role,
-)
-from tunix.rl import cluster_config as cluster_config_lib
-from tunix.rl import critic as critic_lib
+from tunix.rl import common, roles
 from tunix.rl import trainer as trainer_lib
+from tunix.rl.cluster import cluster_build, cluster_parts, trained_role
+from tunix.rl.cluster import cluster_config as cluster_config_lib
+from tunix.rl.collecting import prompt_sampler
+from tunix.rl.monitoring import metrics_buffer
+from tunix.rl.objectives import critic as critic_lib
 from tunix.rl.rollout import base_rollout
-from tunix.sft import step_handle
+from tunix.sft.loop import step_handle
 from tunix.tokenizers import tokenizer_adapter
 from tunix.utils import reference_names
 
@@ -43,7 +38,7 @@ class RLCluster:
     Args:
         actor: The policy that is trained: its LoRA adapters if it has any, else all of it.
         critic: Says what states are worth, and is trained, too; see
-            :func:`tunix.rl.critic.create_critic_model`. PPO needs one.
+            :func:`tunix.rl.objectives.critic.create_critic_model`. PPO needs one.
         reference: The policy to stay close to. Under LoRA it may be left out: the actor
             without its adapters takes its place.
         reward: A reward model; :meth:`get_rewards` is then a reward function.

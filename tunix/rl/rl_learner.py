@@ -10,23 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tunix.rl import advantages as advantages_lib
-from tunix.rl import (
-    algorithm_config,
-    batching,
-    common,
-    completions_log,
-    credit,
-    evaluation,
-    log_ratio,
-    packing,
-    rewards,
-    rl_cluster,
-    rollout_metrics,
-    rollout_steps,
-    trajectory,
-)
-from tunix.rl import kl as kl_lib
+from tunix.rl import algorithm_config, common, rl_cluster, rollout_steps, trajectory
+from tunix.rl.batches import batching, packing
 from tunix.rl.collecting import (
     ahead,
     collector,
@@ -37,7 +22,13 @@ from tunix.rl.collecting import (
     scorer,
     source,
 )
-from tunix.sft import loss_output, step_handle, training_loop
+from tunix.rl.monitoring import completions_log, evaluation, rollout_metrics
+from tunix.rl.objectives import advantages as advantages_lib
+from tunix.rl.objectives import credit, log_ratio
+from tunix.rl.objectives import kl as kl_lib
+from tunix.rl.scoring import rewards
+from tunix.sft import loss_output
+from tunix.sft.loop import step_handle, training_loop
 from tunix.utils import config as config_lib
 
 TrainingInputT = Mapping[str, Sequence[Any]]
@@ -64,7 +55,7 @@ class RLLearner(abc.ABC, Generic[ConfigT]):
     Args:
         rl_cluster: Samples and trains.
         algo_config: The algorithm's settings.
-        reward_fns: One function or several; see :mod:`tunix.rl.rewards`.
+        reward_fns: One function or several; see :mod:`tunix.rl.scoring.rewards`.
         metric_fns: Further metrics of every rollout.
     """
 

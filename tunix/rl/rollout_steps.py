@@ -5,10 +5,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from tunix.rl import alarms, completions_log, evaluation, rl_cluster, trajectory
+from tunix.rl import rl_cluster, trajectory
 from tunix.rl.collecting import collector, source
-from tunix.sft import evaluation as sft_evaluation
-from tunix.sft import metrics_logger, progress_bar, system_metrics, training_loop
+from tunix.rl.monitoring import alarms, completions_log, evaluation
+from tunix.sft import metrics_logger, progress_bar
+from tunix.sft.loop import evaluation as sft_evaluation
+from tunix.sft.loop import training_loop
+from tunix.sft.metrics import system_metrics
 
 PHASES = (
     *("rollout", "score", "reference", "values", "train", "sync"),

@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from tunix.sft import peft_trainer, train_state
+from tunix.sft import peft_trainer
+from tunix.sft.loop import train_state
 
 
 class Trainer(peft_trainer.PeftTrainer):

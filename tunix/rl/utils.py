@@ -1,6 +1,6 @@
 """Small helpers that reinforcement learning scripts call."""
 
-from tunix.rl import critic
+from tunix.rl.objectives import critic
 from tunix.utils import reference_names
 
 create_critic_model = critic.create_critic_model

@@ -11,9 +11,9 @@ import jax
 from flax import nnx
 
 from tunix.models.transformer import adapter as adapter_lib
-from tunix.sft import checkpoint_integrity as integrity
-from tunix.sft import checkpoint_storage as storage
 from tunix.sft import run_lock
+from tunix.sft.checkpoints import checkpoint_integrity as integrity
+from tunix.sft.checkpoints import checkpoint_storage as storage
 from tunix.utils import tree as tree_lib
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ the actor's trainer; evaluations there have no batches to be called for.
 import abc
 from typing import Any
 
-from tunix.sft import train_context
+from tunix.sft.loop import train_context
 
 
 class TrainingHooks(abc.ABC):

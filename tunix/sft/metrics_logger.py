@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tunix.sft import metrics_backends, metrics_writer
+from tunix.sft.metrics import metrics_backends, metrics_writer
 from tunix.utils import config as config_lib
 from tunix.utils import reference_names
 

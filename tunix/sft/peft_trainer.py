@@ -9,27 +9,23 @@ from flax import nnx
 
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.perf import span
-from tunix.sft import (
+from tunix.sft import hooks, losses, memory_estimate, training_config, training_input
+from tunix.sft import loss_output as loss_output_lib
+from tunix.sft import metrics_logger as metrics_logger_lib
+from tunix.sft.checkpoints import resume
+from tunix.sft.loop import (
     batch_steps,
     early_stopping,
     evaluation,
-    hooks,
-    losses,
-    memory_estimate,
     nonfinite,
-    resume,
     step_handle,
     stepper,
-    system_metrics,
     train_data,
     train_state,
     train_step,
-    training_config,
-    training_input,
     training_loop,
 )
-from tunix.sft import loss_output as loss_output_lib
-from tunix.sft import metrics_logger as metrics_logger_lib
+from tunix.sft.metrics import system_metrics
 from tunix.utils import calls, compile_cache
 
 TrainingConfig = training_config.TrainingConfig
@@ -215,7 +211,7 @@ class PeftTrainer:
         )
 
     def evaluate(self, eval_ds: Iterable[Any]) -> dict[str, float]:
-        """Return the mean loss and metrics over a data set, see :mod:`tunix.sft.evaluation`."""
+        """Return the mean loss and metrics of a data set, see :mod:`tunix.sft.loop.evaluation`."""
         return evaluation.evaluate(self, eval_ds)
 
     def eval_output(self, batch: Any) -> loss_output_lib.LossOutput:

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tunix.sft import checkpoint_recovery, metrics_logger, profiler
-from tunix.sft import early_stopping as early_stopping_lib
+from tunix.sft import metrics_logger, profiler
+from tunix.sft.checkpoints import checkpoint_recovery
+from tunix.sft.loop import early_stopping as early_stopping_lib
 from tunix.utils import config as config_lib
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ import json
 import pathlib
 import shutil
 
-from tunix.models import gguf_file, hf_files
+from tunix.models import gguf_file
+from tunix.models.hf import hf_files
 from tunix.tokenizers import gguf_tokenizer, tokenizer_settings
 
 

@@ -60,7 +60,7 @@ MODULES: Mapping[str, str] = {
     "tunix.perf.trace": _PERF,
     "tunix.registry": "write tunix.rl.function_registry",
     "tunix.rl.agentic": _AGENTS,
-    "tunix.rl.ppo.ppo_helpers": "write tunix.rl.token_advantages: gae, whiten",
+    "tunix.rl.ppo.ppo_helpers": "write tunix.rl.objectives.token_advantages: gae, whiten",
     "tunix.rl.queue": _QUEUES,
     "tunix.rl.rollout.rollout_engine_group": _QUEUES,
     "tunix.rl.rollout.rollout_traffic_router": _QUEUES,
@@ -86,6 +86,15 @@ MODULES: Mapping[str, str] = {
 MOVED: Mapping[str, str] = {
     "tunix.generate.tokenizer_adapter": "tunix.tokenizers.tokenizer_adapter",
     "tunix.generate.tokenizer_files": "tunix.tokenizers.tokenizer_files",
+    "tunix.models.hf_export": "tunix.models.hf.hf_export",
+    "tunix.models.hf_fields": "tunix.models.hf.hf_fields",
+    "tunix.models.hf_weights": "tunix.models.hf.hf_weights",
+    "tunix.models.hf_write": "tunix.models.hf.hf_write",
+    "tunix.rl.rewards": "tunix.rl.scoring.rewards",
+    "tunix.rl.token_advantages": "tunix.rl.objectives.token_advantages",
+    "tunix.sft.ema": "tunix.sft.loop.ema",
+    "tunix.sft.generation_eval": "tunix.sft.loop.generation_eval",
+    "tunix.sft.reply_scores": "tunix.sft.loop.reply_scores",
 }
 """Modules that google-tunix or older versions of the docs name -> where they are; both import."""
 
@@ -110,7 +119,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("AgenticGRPOConfig", "AgenticGRPOLearner"), _AGENTS),
         **dict.fromkeys(("DistillationTrainer", "DistillationTrainingConfig"), _DISTILLATION),
         **dict.fromkeys(("PerfMetricsConfig", "PerfMetricsExport", "PerfSpanQuery"), _PERF),
-        "MetricsBuffer": "write tunix.rl.metrics_buffer",
+        "MetricsBuffer": "write tunix.rl.monitoring.metrics_buffer",
     },
     "tunix.cli.config": dict.fromkeys(
         ("HyperParameters", "initialize"), "tunix.cli.config.load reads YAML and overrides"
@@ -178,8 +187,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     ),
     "tunix.rl.common": {
         **_TRAIN_EXAMPLE,
-        "aggregate_loss": "write tunix.rl.aggregation",
-        "compute_kl_divergence": "write tunix.rl.kl",
+        "aggregate_loss": "write tunix.rl.objectives.aggregation",
+        "compute_kl_divergence": "write tunix.rl.objectives.kl",
         "make_causal_attn_mask": "write tunix.sft.utils.make_causal_attn_mask",
         "build_positions_from_mask": "write tunix.sft.utils.build_positions_from_mask",
         "pad_to_length": "write tunix.generate.utils.pad_to_length",
@@ -195,20 +204,20 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "tunix.rl.grpo.grpo_learner": {
         **_TRAIN_EXAMPLE,
-        "compute_advantages": "write tunix.rl.advantages.group_relative",
-        "compute_rloo_advantages": "write tunix.rl.advantages.leave_one_out",
-        "grpo_loss_fn": "write tunix.rl.losses, or tunix.rl.policy_objective for the whole",
+        "compute_advantages": "write tunix.rl.objectives.advantages.group_relative",
+        "compute_rloo_advantages": "write tunix.rl.objectives.advantages.leave_one_out",
+        "grpo_loss_fn": "write tunix.rl.objectives.losses or .policy_objective",
     },
     "tunix.rl.grpo.drgrpo_learner": {
-        "compute_advantages": "write tunix.rl.advantages.group_centered"
+        "compute_advantages": "write tunix.rl.objectives.advantages.group_centered"
     },
     "tunix.rl.ppo.ppo_learner": {
         **_TRAIN_EXAMPLE,
-        "ppo_policy_loss_fn": "write tunix.rl.losses, or tunix.rl.policy_objective for the whole",
-        "ppo_value_loss_fn": "write tunix.rl.critic.value_objective",
+        "ppo_policy_loss_fn": "write tunix.rl.objectives.losses or .policy_objective",
+        "ppo_value_loss_fn": "write tunix.rl.objectives.critic.value_objective",
         "registry": "write tunix.rl.function_registry.default_registry",
     },
-    "tunix.rl.rl_cluster": {"MetricsBuffer": "write tunix.rl.metrics_buffer"},
+    "tunix.rl.rl_cluster": {"MetricsBuffer": "write tunix.rl.monitoring.metrics_buffer"},
     "tunix.rl.utils": dict.fromkeys(
         (
             *("chunk_slices_by_size", "get_batch_slice", "get_pytree_mesh_info", "to_flat_dict"),

@@ -4,9 +4,9 @@ import pytest
 import transformers
 
 from tests.models import hf_gemma
-from tunix.models import hf_config
 from tunix.models.gemma import hf_layout
 from tunix.models.gemma import model as model_lib
+from tunix.models.hf import hf_config
 from tunix.utils import config as config_lib
 
 # As published in February 2024 with Gemma 2B.

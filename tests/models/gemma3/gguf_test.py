@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.models import gguf_gemma_writer, gguf_writer, hf_gemma
-from tunix.models import automodel, gguf_loader, hf_config, safetensors_loader
+from tunix.models import automodel, gguf_loader, safetensors_loader
 from tunix.models.gemma3 import model as model_lib
+from tunix.models.hf import hf_config
 
 # What llama.cpp takes for granted: every sixth layer is global, local ones have base 10,000.
 PUBLISHED = {

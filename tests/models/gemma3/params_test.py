@@ -4,9 +4,9 @@ import pytest
 import transformers
 
 from tests.models import hf_gemma
-from tunix.models import hf_config
 from tunix.models.gemma3 import hf_layout
 from tunix.models.gemma3 import model as model_lib
+from tunix.models.hf import hf_config
 from tunix.ops import rope
 from tunix.utils import config as config_lib
 

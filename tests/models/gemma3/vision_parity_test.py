@@ -10,9 +10,10 @@ import torch
 import transformers
 
 from tests.models import hf_gemma3_images as hf_images
-from tunix.models import automodel, hf_config, hf_export, safetensors_loader, weight_table, weights
+from tunix.models import automodel, safetensors_loader, weight_table, weights
 from tunix.models.gemma3 import hf_layout, params_safetensors
 from tunix.models.gemma3 import model as model_lib
+from tunix.models.hf import hf_config, hf_export
 from tunix.models.transformer import decoder, layout
 
 

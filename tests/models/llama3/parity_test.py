@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from tests.models import hf_llama
-from tunix.models import automodel, families, hf_config, safetensors_loader, weights
+from tunix.models import automodel, families, safetensors_loader, weights
+from tunix.models.hf import hf_config
 from tunix.models.transformer import layout
 from tunix.ops import rope
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.models import hf_llama, hf_qwen
-from tunix.models import hf_config
+from tunix.models.hf import hf_config
 from tunix.models.transformer import layout
 from tunix.utils import config as config_lib
 

@@ -9,9 +9,9 @@ from flax import nnx
 from tests.data import tokenizers
 from tests.sft import toys
 from tests.sft.dpo import helpers
-from tunix.data import preference_batches, preference_config, preference_tokens
+from tunix.data.preference import preference_batches, preference_config, preference_tokens
 from tunix.models.transformer import token_ids
-from tunix.rl import critic
+from tunix.rl.objectives import critic
 from tunix.rl.reward_fns import reward_model as reward_fn
 from tunix.sft import peft_trainer
 from tunix.sft.dpo import (

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from tests.rl import helpers, rollout_steps_test
-from tunix.rl import algorithm_config, curriculum, rewards, rl_cluster
+from tunix.rl import algorithm_config, rl_cluster
 from tunix.rl.collecting import ahead as ahead_lib
-from tunix.rl.collecting import collector, source
-from tunix.sft import interrupt
+from tunix.rl.collecting import collector, curriculum, source
+from tunix.rl.scoring import rewards
+from tunix.sft.loop import interrupt
 from tunix.utils import config as config_lib
 from tunix.utils import json_lines
 

@@ -3,9 +3,9 @@ import pytest
 
 from tests.rl import helpers
 from tunix.generate import completion
-from tunix.rl import rewards
 from tunix.rl.collecting import experience
 from tunix.rl.rollout import base_rollout
+from tunix.rl.scoring import rewards
 
 
 def output_of(texts_by_prompt):

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from tunix.rl import advantages
 from tunix.rl.grpo import grpo_config
+from tunix.rl.objectives import advantages
 from tunix.utils import config as config_lib
 
 

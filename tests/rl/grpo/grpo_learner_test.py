@@ -8,8 +8,9 @@ from flax import nnx
 from tests.rl import helpers
 from tunix.models import lora
 from tunix.perf import compile_counter
-from tunix.rl import common, rewards, rl_cluster
+from tunix.rl import common, rl_cluster
 from tunix.rl.collecting import experience
+from tunix.rl.scoring import rewards
 from tunix.utils import config as config_lib
 
 Mode = rl_cluster.Mode

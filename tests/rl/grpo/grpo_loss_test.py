@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import aggregation, common, credit, policy_objective
+from tunix.rl import common
 from tunix.rl.grpo import grpo_config, grpo_loss
+from tunix.rl.objectives import aggregation, credit, policy_objective
 
 LIVE = [[1.0, -1.0, 0.5], [0.2, 0.3, -0.5], [1.5, -0.5, -1.0]]
 WITH_DEAD = [[1.0, -1.0, 0.5], [0.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, 0.0, 0.0]]

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import advantages, aggregation, losses, rl_cluster
+from tunix.rl import rl_cluster
 from tunix.rl.grpo import (
     cispo_learner,
     dapo_learner,
@@ -17,6 +17,7 @@ from tunix.rl.grpo import (
     reinforce_plus_plus_learner,
     rloo_learner,
 )
+from tunix.rl.objectives import advantages, aggregation, losses
 from tunix.utils import config as config_lib
 
 BATCH = {"prompts": helpers.PROMPTS}

@@ -4,8 +4,9 @@ import pytest
 from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import common, critic, rl_cluster
+from tunix.rl import common, rl_cluster
 from tunix.rl.inference import inference_worker
+from tunix.rl.objectives import critic
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.reward_fns import reward_model as reward_fn
 from tunix.sft.dpo import reward_model

@@ -11,7 +11,8 @@ import optax
 from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import critic, rl_cluster
+from tunix.rl import rl_cluster
+from tunix.rl.objectives import critic
 from tunix.rl.ppo import ppo_learner
 from tunix.sft import sharding_utils
 

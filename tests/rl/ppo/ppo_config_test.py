@@ -1,6 +1,6 @@
 import pytest
 
-from tunix.rl import kl, token_advantages
+from tunix.rl.objectives import kl, token_advantages
 from tunix.rl.ppo import ppo_config, ppo_learner
 from tunix.utils import config as config_lib
 

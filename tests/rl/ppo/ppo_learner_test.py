@@ -11,7 +11,8 @@ from flax import nnx
 from tests import virtual_devices
 from tests.rl import helpers
 from tunix.models import lora
-from tunix.rl import critic, rl_cluster, shared_critic, token_advantages
+from tunix.rl import rl_cluster
+from tunix.rl.objectives import critic, shared_critic, token_advantages
 from tunix.rl.ppo import ppo_learner
 from tunix.sft import metrics_logger
 from tunix.utils import config as config_lib

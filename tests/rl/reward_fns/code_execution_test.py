@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from tunix.rl import rewards
 from tunix.rl.reward_fns import code_execution, sandbox
+from tunix.rl.scoring import rewards
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 

@@ -4,8 +4,8 @@ import pytest
 from flax import nnx
 
 from tests.rl import helpers
-from tunix.rl import rewards
 from tunix.rl.reward_fns import reward_model as reward_fn
+from tunix.rl.scoring import rewards
 from tunix.sft.dpo import reward_model
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tunix.rl import rewards
 from tunix.rl.reward_fns import formats, json_schema, maths, texts
+from tunix.rl.scoring import rewards
 
 SCHEMA = {
     "type": "object",

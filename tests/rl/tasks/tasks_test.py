@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from tunix.rl import rewards, tasks
+from tunix.rl import tasks
+from tunix.rl.scoring import rewards
 from tunix.rl.tasks import first_letter, larger_number
 
 

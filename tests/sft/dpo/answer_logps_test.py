@@ -9,7 +9,7 @@ from flax import nnx
 
 from tests.sft import toys
 from tests.sft.dpo import helpers
-from tunix.data import preference_batching, preference_tokens
+from tunix.data.preference import preference_batching, preference_tokens
 from tunix.models import lora
 from tunix.sft.dpo import answer_logps
 

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.sft import toys
 from tests.sft.dpo import helpers
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.sft.dpo import cpo_trainer, dpo_trainer, kto_trainer, simpo_trainer
 
 PAIRS, RATINGS = helpers.pairs(8), helpers.ratings(8)

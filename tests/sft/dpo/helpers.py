@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 
 from tests.sft import toys
-from tunix.data import preference_batching, preference_tokens
+from tunix.data.preference import preference_batching, preference_tokens
 from tunix.models.transformer import decoder
 from tunix.sft.dpo import dpo_trainer, inputs
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from tests.sft import toys
 from tests.sft.dpo import arrangements, helpers
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.sft import loss_output
 from tunix.sft.dpo import reward_model, reward_trainer
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from tests.sft import toys
 from tests.sft.dpo import arrangements, helpers
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.models import lora
 from tunix.sft.dpo import dpo_trainer, kto_trainer
 

@@ -12,7 +12,12 @@ from flax import nnx
 from tests.data import tokenizers
 from tests.sft import toys
 from tests.sft.dpo import arrangements, helpers
-from tunix.data import preference_batches, preference_batching, preference_config, preference_tokens
+from tunix.data.preference import (
+    preference_batches,
+    preference_batching,
+    preference_config,
+    preference_tokens,
+)
 from tunix.models import lora
 from tunix.sft.dpo import (
     answer_logps,

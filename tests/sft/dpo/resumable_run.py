@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from tests.sft import resumable_run
 from tests.sft.dpo import arrangements, helpers
-from tunix.data import preference_batches, preference_config
+from tunix.data.preference import preference_batches, preference_config
 from tunix.sft import peft_trainer
 from tunix.sft.dpo import dpo_trainer
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from tests import virtual_devices
-from tests.sft import resume_test, toys
+from tests.sft import toys
+from tests.sft.checkpoints import resume_test
 from tests.sft.dpo import resumable_run
 
 STEPS = 9

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from tunix.cli import build, reference_keys, schema, structure
+from tunix.cli.loading import build
+from tunix.cli.schemas import reference_keys, schema, structure
 from tunix.models import lora
 from tunix.tokenizers import tokenizer_adapter
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunix.models import hf_fields, hf_write
 from tunix.models.gemma import model as model_lib
+from tunix.models.hf import hf_fields, hf_write
 from tunix.models.transformer import config as config_lib
 from tunix.models.weight_table import Weight
 

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunix.models import hf_fields, hf_write
 from tunix.models.gemma import hf_layout as gemma
 from tunix.models.gemma3 import model as model_lib
 from tunix.models.gemma3 import vision, vision_params
+from tunix.models.hf import hf_fields, hf_write
 from tunix.models.transformer import config as config_lib
 from tunix.models.weight_table import Weight
 from tunix.ops import rope

@@ -7,8 +7,8 @@ and some tools put ``model.`` before either.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunix.models import hf_fields
 from tunix.models.gemma3 import vision
+from tunix.models.hf import hf_fields
 from tunix.models.weight_table import Weight
 from tunix.utils import config as config_lib
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tunix.models import hf_fields, hf_weights, hf_write
+from tunix.models.hf import hf_fields, hf_weights, hf_write
 from tunix.models.transformer import config as config_lib
 from tunix.models.weight_table import Weight
 

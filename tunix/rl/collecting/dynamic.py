@@ -6,8 +6,9 @@ replaced by new ones until the batch is full, the data ends, or a number of roun
 
 import dataclasses
 
-from tunix.rl import reward_shaping, trajectory
+from tunix.rl import trajectory
 from tunix.rl.collecting import collector, rollout_state
+from tunix.rl.scoring import reward_shaping
 
 
 class DynamicCollector(collector.Collector):

@@ -7,15 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from tunix.rl import (
-    abstract_reward_manager,
-    prompt_batch,
-    reward_shaping,
-    rewards,
-    trajectory,
-)
-from tunix.rl import advantages as advantages_lib
+from tunix.rl import abstract_reward_manager, trajectory
+from tunix.rl.collecting import prompt_batch
+from tunix.rl.objectives import advantages as advantages_lib
 from tunix.rl.rollout import base_rollout
+from tunix.rl.scoring import reward_shaping, rewards
 from tunix.utils import calls
 
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunix.generate import completion
-from tunix.rl import ragged_json
-from tunix.rl.collecting import partial_rollout, rollout_state
+from tunix.rl.collecting import partial_rollout, ragged_json, rollout_state
 from tunix.rl.rollout import base_rollout
 
 

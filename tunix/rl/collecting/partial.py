@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Int
 
 from tunix.generate import completion
-from tunix.rl import prompt_batch, trajectory
-from tunix.rl.collecting import collector, partial_rollout, rollout_state
+from tunix.rl import trajectory
+from tunix.rl.collecting import collector, partial_rollout, prompt_batch, rollout_state
 from tunix.rl.rollout import base_rollout
 
 

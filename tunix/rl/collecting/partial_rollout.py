@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from tunix.generate import completion
-from tunix.rl import ragged_json
+from tunix.rl.collecting import ragged_json
 from tunix.utils import config as config_lib
 
 GenerateFn = Callable[

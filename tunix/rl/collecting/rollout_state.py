@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
-from tunix.rl import prompt_batch, trajectory
+from tunix.rl import trajectory
+from tunix.rl.collecting import prompt_batch
 from tunix.rl.collecting import sampler as sampler_lib
 from tunix.rl.collecting import scorer as scorer_lib
 from tunix.rl.rollout import base_rollout

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
 from tunix.generate import completion
-from tunix.rl import prompt_sampler, rl_cluster, rollout_text
+from tunix.rl import rl_cluster
+from tunix.rl.collecting import prompt_sampler, rollout_text
 from tunix.rl.rollout import base_rollout, completion_check
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunix.perf import span
-from tunix.rl import abstract_reward_manager, prompt_batch, trajectory
-from tunix.rl import advantages as advantages_lib
-from tunix.rl.collecting import experience
+from tunix.rl import abstract_reward_manager, trajectory
+from tunix.rl.collecting import experience, prompt_batch
+from tunix.rl.objectives import advantages as advantages_lib
 from tunix.rl.rollout import base_rollout
 
 MetricFn = Callable[..., Mapping[str, Any]]

@@ -10,10 +10,10 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tunix.rl import curriculum, rl_cluster, trajectory
+from tunix.rl import rl_cluster, trajectory
 from tunix.rl.collecting import collector as collector_lib
-from tunix.rl.collecting import in_flight, rollout_state
-from tunix.sft import train_data
+from tunix.rl.collecting import curriculum, in_flight, rollout_state
+from tunix.sft.loop import train_data
 
 
 class RolloutSource:

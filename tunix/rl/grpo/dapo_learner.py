@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tunix.rl import aggregation, reward_shaping
 from tunix.rl.grpo import grpo_config, grpo_learner
+from tunix.rl.objectives import aggregation
+from tunix.rl.scoring import reward_shaping
 
 RewardFn = grpo_learner.RewardFn
 MetricFn = grpo_learner.MetricFn

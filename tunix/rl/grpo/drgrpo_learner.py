@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from tunix.rl import advantages, aggregation
 from tunix.rl.grpo import grpo_config, grpo_learner
+from tunix.rl.objectives import advantages, aggregation
 from tunix.utils import reference_names
 
 RewardFn = grpo_learner.RewardFn

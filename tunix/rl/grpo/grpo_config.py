@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from tunix.rl import algorithm_config, kl, reward_shaping
+from tunix.rl import algorithm_config
+from tunix.rl.objectives import kl
+from tunix.rl.scoring import reward_shaping
 from tunix.utils import config as config_lib
 
 KL_PLACEMENTS = ("loss", "reward", "reward-to-go")

@@ -5,16 +5,11 @@ from typing import TypeVar
 
 from flax import nnx
 
-from tunix.rl import (
-    common,
-    credit,
-    rewards,
-    rl_cluster,
-    rl_learner,
-    trajectory,
-)
+from tunix.rl import common, rl_cluster, rl_learner, trajectory
 from tunix.rl.collecting import collector, dynamic, experience
 from tunix.rl.grpo import grpo_config, grpo_loss
+from tunix.rl.objectives import credit
+from tunix.rl.scoring import rewards
 from tunix.sft import loss_output
 from tunix.utils import config as config_lib
 from tunix.utils import reference_names
@@ -36,7 +31,7 @@ class GRPOLearner(rl_learner.RLLearner[ConfigT]):
     Args:
         rl_cluster: Samples and trains.
         algo_config: The algorithm's settings.
-        reward_fns: One function or several; see :mod:`tunix.rl.rewards`.
+        reward_fns: One function or several; see :mod:`tunix.rl.scoring.rewards`.
         metric_fns: Further metrics of every rollout.
 
     Raises:

@@ -2,8 +2,9 @@
 
 from flax import nnx
 
-from tunix.rl import common, policy_objective
+from tunix.rl import common
 from tunix.rl.grpo import grpo_config
+from tunix.rl.objectives import policy_objective
 from tunix.sft import loss_output
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from tunix.rl import losses
 from tunix.rl.grpo import grpo_config, grpo_learner
+from tunix.rl.objectives import losses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from tunix.rl import advantages, aggregation, kl
 from tunix.rl.grpo import grpo_config, grpo_learner
+from tunix.rl.objectives import advantages, aggregation, kl
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

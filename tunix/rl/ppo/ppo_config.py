@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from tunix.rl import aggregation, algorithm_config, kl, losses, token_advantages
+from tunix.rl import algorithm_config
+from tunix.rl.objectives import aggregation, kl, losses, token_advantages
 from tunix.utils import config as config_lib
 
 CRITIC_BACKBONES = ("separate", "shared")

@@ -9,21 +9,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tunix.models.transformer import decoder
-from tunix.rl import (
-    advantages,
-    common,
-    credit,
-    critic,
-    policy_objective,
-    rewards,
-    rl_cluster,
-    rl_learner,
-    shared_critic,
-    trajectory,
-)
+from tunix.rl import common, rl_cluster, rl_learner, trajectory
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.objectives import advantages, credit, critic, policy_objective, shared_critic
 from tunix.rl.ppo import ppo_config
-from tunix.sft import loss_output, step_handle
+from tunix.rl.scoring import rewards
+from tunix.sft import loss_output
+from tunix.sft.loop import step_handle
 from tunix.utils import config as config_lib
 from tunix.utils import reference_names
 
@@ -44,7 +36,7 @@ class PPOLearner(rl_learner.RLLearner[ppo_config.PPOConfig]):
     Args:
         rl_cluster: Samples and trains; has a critic, or an actor with a value head.
         ppo_config: The algorithm's settings.
-        reward_fns: One function or several; see :mod:`tunix.rl.rewards`. ``None`` takes the
+        reward_fns: One function or several; see :mod:`tunix.rl.scoring.rewards`. ``None`` takes the
             scores of the cluster's reward model.
         metric_fns: Further metrics of every rollout.
 

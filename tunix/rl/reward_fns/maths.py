@@ -7,7 +7,7 @@ math-verify, which understands more (matrices, inequalities, sets of solutions) 
 import logging
 from typing import Any
 
-from tunix.rl import reward_settings
+from tunix.rl.scoring import reward_settings
 from tunix.utils import math_answers
 
 

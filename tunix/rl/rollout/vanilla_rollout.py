@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from tunix.generate import completion, engine, sampling_params
 from tunix.models.transformer import decoder
-from tunix.rl import residency
+from tunix.rl.cluster import residency
 from tunix.rl.rollout import base_rollout
 from tunix.tokenizers import model_tokenizer, tokenizer_adapter
 

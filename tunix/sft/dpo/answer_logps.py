@@ -1,7 +1,7 @@
 """What a model says of whole answers: sums of token log-probabilities.
 
 Axes: ``R`` rows of ``T`` tokens, ``M`` predicted tokens of a row, ``A`` answers of a row, see
-:mod:`tunix.data.preference_batching`.
+:mod:`tunix.data.preference.preference_batching`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.models import lora
 from tunix.models.transformer import decoder as decoder_lib
 from tunix.ops import dot as dot_lib

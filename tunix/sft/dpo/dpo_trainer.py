@@ -27,8 +27,8 @@ process_dpo_record = inputs.process_dpo_record
 class DPOTrainer(preference_trainer.PreferenceTrainer):
     """Trains a policy on pairs of a chosen and a rejected answer.
 
-    Batches are :class:`~tunix.data.preference_batching.PairBatch` (from
-    :mod:`tunix.data.preference_batches`), :class:`TrainingInput` or :class:`DataInput`.
+    Batches are :class:`~tunix.data.preference.preference_batching.PairBatch` (from
+    :mod:`tunix.data.preference.preference_batches`), :class:`TrainingInput` or :class:`DataInput`.
 
     Args:
         model: The policy.

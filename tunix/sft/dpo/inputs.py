@@ -7,13 +7,8 @@ import flax.struct
 import jax
 import numpy as np
 
-from tunix.data import (
-    batching,
-    preference_batching,
-    preference_formats,
-    preference_tokens,
-    tokenize,
-)
+from tunix.data import batching, tokenize
+from tunix.data.preference import preference_batching, preference_formats, preference_tokens
 
 _LENGTHS = batching.length_buckets(1 << 20)
 _RECORD = ("prompts", "chosen_responses", "rejected_responses")
@@ -74,7 +69,7 @@ def pairs_of_strings(
     if problems:
         raise ValueError(
             f"cannot use a batch of strings: {'; '.join(problems)}. Raise the limits, or prepare "
-            "the data with tunix.data.preference_data, which can drop or truncate"
+            "the data with tunix.data.preference.preference_data, which can drop or truncate"
         )
     return found
 

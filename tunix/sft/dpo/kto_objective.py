@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.sft import loss_output
 from tunix.sft.dpo import answer_logps, kto_loss
 

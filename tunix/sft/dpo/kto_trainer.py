@@ -7,7 +7,7 @@ from typing import Any
 import optax
 from flax import nnx
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.perf import span
 from tunix.sft import peft_trainer, training_config
 from tunix.sft.dpo import kto_objective, preference_config, preference_trainer
@@ -49,8 +49,8 @@ class KTOTrainingConfig(KTOConfig, training_config.TrainingConfig):
 class KTOTrainer(preference_trainer.PreferenceTrainer):
     """Trains a policy on answers that are good or bad.
 
-    Batches are :class:`~tunix.data.preference_batching.RatingBatch`, from
-    :func:`tunix.data.preference_batches.rating_batches`.
+    Batches are :class:`~tunix.data.preference.preference_batching.RatingBatch`, from
+    :func:`tunix.data.preference.preference_batches.rating_batches`.
 
     Args:
         model: The policy.
@@ -100,5 +100,5 @@ class KTOTrainer(preference_trainer.PreferenceTrainer):
             return batch
         raise TypeError(
             f"a batch is a {type(batch).__name__}; KTO takes a RatingBatch, see "
-            "tunix.data.preference_batches.rating_batches"
+            "tunix.data.preference.preference_batches.rating_batches"
         )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.sft import loss_output
 from tunix.sft.dpo import answer_logps, aot, preference_losses
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tunix.data import preference_batches, preference_config, preference_tokens
+from tunix.data.preference import preference_batches, preference_config, preference_tokens
 from tunix.sft.dpo import reference as reference_lib
 
 ExampleT = TypeVar("ExampleT", preference_tokens.TokenizedPair, preference_tokens.TokenizedRating)

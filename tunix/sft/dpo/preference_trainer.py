@@ -8,12 +8,14 @@ import jax
 import optax
 from flax import nnx
 
-from tunix.data import preference_batching, tokenize
+from tunix.data import tokenize
+from tunix.data.preference import preference_batching
 from tunix.models import lora
 from tunix.perf import span
-from tunix.sft import loss_output, memory_estimate, peft_trainer, step_handle, training_config
+from tunix.sft import loss_output, memory_estimate, peft_trainer, training_config
 from tunix.sft.dpo import answer_logps, inputs, preference_config
 from tunix.sft.dpo import reference as reference_lib
+from tunix.sft.loop import step_handle
 
 
 class Objective(Protocol):

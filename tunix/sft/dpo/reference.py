@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.sft import frozen_model
 from tunix.sft.dpo import answer_logps
 

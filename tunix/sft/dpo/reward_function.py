@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tunix.data import batching, preference_batching, preference_tokens, tokenize
+from tunix.data import batching, tokenize
+from tunix.data.preference import preference_batching, preference_tokens
 from tunix.sft import frozen_model
 from tunix.sft.dpo import reward_model
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.models import lora
 from tunix.models.transformer import decoder as decoder_lib
 

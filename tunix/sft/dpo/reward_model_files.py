@@ -15,7 +15,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from tunix.models import hf_config, safetensors_loader, score_head, weight_table, weights
+from tunix.models import safetensors_loader, weight_table, weights
+from tunix.models.hf import hf_config, score_head
 from tunix.sft.dpo import reward_model
 from tunix.utils import finite
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tunix.data import preference_batching
+from tunix.data.preference import preference_batching
 from tunix.sft import loss_output, memory_estimate
 from tunix.sft.dpo import (
     pair_objective,
@@ -88,7 +88,7 @@ class RewardTrainer(reference_free_trainer.ReferenceFreeTrainer[RewardTrainingCo
     """Trains a reward model so that chosen answers get more than rejected ones.
 
     Batches are those of ``DPOTrainer``; rows of
-    :func:`tunix.data.preference_batches.pair_batches` must be made with ``with_last=True``.
+    :mod:`tunix.data.preference.preference_batches` must be made with ``with_last=True``.
     """
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""From settings to what a run works on: models, data, reward functions."""

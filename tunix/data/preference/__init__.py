@@ -1,0 +1,1 @@
+"""Pairs and ratings, from rows to batches."""

@@ -1,0 +1,1 @@
+"""Hugging Face's files: reading and writing configs, weights and cards."""

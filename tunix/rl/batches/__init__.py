@@ -1,0 +1,1 @@
+"""From trajectories to the chunks that a model reads."""

@@ -1,0 +1,1 @@
+"""The models that take part, where they live and how they keep in step."""

@@ -1,0 +1,1 @@
+"""What a run of reinforcement learning measures, logs and warns of."""

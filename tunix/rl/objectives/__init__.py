@@ -1,0 +1,1 @@
+"""What is learned: advantages, policy and value losses, as functions of arrays."""

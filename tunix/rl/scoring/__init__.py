@@ -1,0 +1,1 @@
+"""Reward functions: settings, processes, faults and what they add up to."""

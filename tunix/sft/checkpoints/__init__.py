@@ -1,0 +1,1 @@
+"""What a checkpoint holds, whether it is sound, and how a run goes on from it."""

@@ -1,0 +1,1 @@
+"""Where metrics go, and the measures of the machine."""
