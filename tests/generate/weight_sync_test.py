@@ -112,11 +112,11 @@ def test_every_leaf_that_does_not_fit_is_named():
     leaves["embed_tokens", "w"] = nnx.Param(jnp.zeros((3, 16)))
     with pytest.raises(weight_sync.WeightMismatchError) as error:
         weight_sync.WeightSync(model)(nnx.from_flat_state(leaves.items()))
-    assert error.value.problems == [
+    assert error.value.problems == (
         "embed_tokens.w has shape (3, 16), expected (40, 16)",
         "norm.bias (3,) is unexpected",
         "norm.scale (16,) is missing",
-    ]
+    )
 
 
 def test_fast_sampling_agrees_with_the_fast_model_to_the_rounding_of_bfloat16():

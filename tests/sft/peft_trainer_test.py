@@ -160,7 +160,7 @@ def test_the_default_loss_trains_a_decoder_on_training_inputs():
 def test_the_default_loss_computes_the_head_only_where_there_is_loss():
     trainer = make(toys.tiny_decoder(), loss_fn=None)
     raw = toys.token_batch(2, 16)
-    raw["input_mask"][:, 4:] = 0
+    raw["input_mask"][:, :4], raw["input_mask"][:, 4:] = 0.5, 0.0
     assert trainer.model_input(raw)["num_loss_positions"] == 2 * 3
     assert "loss_positions" not in make().model_input(raw)
 

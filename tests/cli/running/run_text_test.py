@@ -49,10 +49,11 @@ class SpyError(Exception):
 
 
 def prompt_lengths(monkeypatch, run, *options):
-    def spy(self, lengths):
-        raise SpyError(lengths)
+    def spy(self, prompts, *args, **settings):
+        raise SpyError(list(map(len, prompts)))
 
-    monkeypatch.setattr(generate_main.engine.Engine, "warmup", spy)
+    monkeypatch.setattr(generate_main.engine.Engine, "warmup", lambda self: None)
+    monkeypatch.setattr(generate_main.engine.Engine, "generate", spy)
     with pytest.raises(SpyError) as caught:
         generate_main.main(["tunix generate", str(run), "--prompt", "a?", *options])
     return caught.value.args[0]

@@ -68,7 +68,9 @@ def test_the_engine_takes_a_copy_of_the_weights_and_keys_and_values():
     assert MODEL + cache <= found.sampling < MODEL + cache + 20_000
     engine = learner.rl_cluster.rollout._engine
     learner.rl_cluster.generate(helpers.PROMPTS)
-    assert engine.cache_bytes == size_of(jax.tree.map(np.asarray, strip_keys(engine._state)))
+    assert engine.cache_bytes == size_of(
+        jax.tree.map(np.asarray, strip_keys(engine._programs._state))
+    )
 
 
 def strip_keys(tree):

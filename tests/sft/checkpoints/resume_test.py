@@ -150,8 +150,9 @@ def test_a_batch_that_cannot_be_used_loses_nothing_either(tmp_path, uninterrupte
 
     def named(batch):
         batches.append(batch)
-        # Two for each of five steps, two of the evaluation after step 4, and the first of step 6.
-        if len(batches) == 13:
+        # One of the evaluation that is computed ahead, two for each of five steps, two of the
+        # evaluation after step 4, and the first of step 6.
+        if len(batches) == 14:
             raise KeyError("no column x")
         return batch
 

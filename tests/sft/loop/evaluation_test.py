@@ -44,6 +44,22 @@ def test_an_iterator_with_a_position_is_put_back_after_every_evaluation():
     assert len(list(data)) == 3
 
 
+def test_the_batch_that_is_computed_ahead_is_the_first_of_the_first_evaluation():
+    drawn = []
+
+    class Counted:
+        def __iter__(self):
+            for i in range(2):
+                drawn.append(i)
+                yield i
+
+    data = evaluation.EvalData(Counted())
+    assert (data.peek(), drawn) == ([0], [0])
+    assert (list(data), drawn) == ([0, 1], [0, 1])
+    assert list(data) == [0, 1]
+    assert evaluation.EvalData([]).peek() == []
+
+
 def test_an_iterator_that_can_be_read_once_is_refused_at_the_start():
     with pytest.raises(TypeError, match="generator that can be read only once"):
         trainer().train([toys.regression(4)], (b for b in [toys.regression(4)]))

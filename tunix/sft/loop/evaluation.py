@@ -28,10 +28,20 @@ class EvalData:
                 "list, or an iterator with get_state and set_state"
             )
         self._dataset = dataset
+        self._begun: tuple[list[Any], Iterator[Any]] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over all batches."""
-        return rewinding(self._dataset)
+        if self._begun is None:
+            return rewinding(self._dataset)
+        (first, rest), self._begun = self._begun, None
+        return itertools.chain(first, rest)
+
+    def peek(self) -> list[Any]:
+        """Return the first batch, if there is one; the next iterator begins with this very one."""
+        rest = iter(self)
+        self._begun = list(itertools.islice(rest, 1)), rest
+        return self._begun[0]
 
 
 def rewinding(dataset: Iterable[Any]) -> Iterator[Any]:
@@ -47,11 +57,11 @@ def rewinding(dataset: Iterable[Any]) -> Iterator[Any]:
         dataset.set_state(start)
 
 
-def compile_ahead(trainer: train_context.TrainContext, batches: Iterable[Any]) -> None:
+def compile_ahead(trainer: train_context.TrainContext, batches: EvalData) -> None:
     """Compute the first batch, so that nothing has to be compiled once training runs."""
     if trainer.data_hooks is not None:  # they give each batch once
         return
-    for batch in itertools.islice(rewinding(batches), 1):
+    for batch in batches.peek():
         output = trainer.eval_output(batch)
         if trainer.training_hooks is not None:
             loss_output.safe_ratio(output.loss_sum, output.weight_sum)
