@@ -128,6 +128,27 @@ class HFFields:
             found = f"{key} is {shown(value)}"
             self.problems.append(f"{found}, which is not supported (only {expected})")
 
+    def sizes(self, *, vocab_size: int | None = None) -> dict[str, Any]:
+        """Return what Llama and Qwen spell alike, and refuse what no model of theirs here has.
+
+        Args:
+            vocab_size: What its absence means; without it, it must be there.
+        """
+        self.only("hidden_act", "silu", "swish")
+        self.only("attention_dropout", 0.0)
+        self.only("quantization_config")
+        rope_theta, rope_scaling = self.rotary()
+        return {
+            "num_layers": self.size("num_hidden_layers"),
+            "vocab_size": self.size("vocab_size", vocab_size),
+            "embed_dim": self.size("hidden_size"),
+            "num_heads": self.size("num_attention_heads"),
+            "norm_eps": self.number("rms_norm_eps", 1e-6),
+            "rope_theta": rope_theta,
+            "rope_scaling": rope_scaling,
+            "weight_tying": self.flag("tie_word_embeddings", False),
+        }
+
     def rotary(self) -> tuple[float, rope.RopeScaling | None]:
         """Return base and scaling of the rotary frequencies.
 

@@ -17,27 +17,17 @@ WEIGHTS: Sequence[Weight] = (
 
 def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
     """Return the fields of :class:`ModelConfig`; absent ones mean what ``LlamaConfig`` says."""
-    heads, embed_dim = fields.size("num_attention_heads"), fields.size("hidden_size")
-    rope_theta, rope_scaling = fields.rotary()
-    fields.only("hidden_act", "silu", "swish")
+    sizes = fields.sizes()
+    heads, embed_dim = sizes["num_heads"], sizes["embed_dim"]
     attention_bias = fields.flag("attention_bias", False)
-    fields.only("attention_dropout", 0.0)
     fields.only("pretraining_tp", 1)
     fields.only("partial_rotary_factor", 1.0)
     fields.only("rope_interleaved", False)
-    fields.only("quantization_config")
     return {
-        "num_layers": fields.size("num_hidden_layers"),
-        "vocab_size": fields.size("vocab_size"),
-        "embed_dim": embed_dim,
+        **sizes,
         "hidden_dim": fields.size("intermediate_size"),
-        "num_heads": heads,
         "num_kv_heads": fields.size("num_key_value_heads", heads),
         "head_dim": fields.size("head_dim", max(1, embed_dim // heads)),
-        "norm_eps": fields.number("rms_norm_eps", 1e-6),
-        "rope_theta": rope_theta,
-        "rope_scaling": rope_scaling,
-        "weight_tying": fields.flag("tie_word_embeddings", False),
         "qkv_bias": attention_bias,
         "o_bias": attention_bias,
         "mlp_bias": fields.flag("mlp_bias", False),

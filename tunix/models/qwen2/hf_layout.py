@@ -17,23 +17,13 @@ WEIGHTS: Sequence[Weight] = (
 
 def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
     """Return the fields of :class:`ModelConfig`; absent ones mean what ``Qwen2Config`` says."""
-    heads, embed_dim = fields.size("num_attention_heads"), fields.size("hidden_size")
-    rope_theta, rope_scaling = fields.rotary()
-    fields.only("hidden_act", "silu", "swish")
-    fields.only("attention_dropout", 0.0)
-    fields.only("quantization_config")
+    sizes = fields.sizes(vocab_size=151_936)
+    heads, embed_dim = sizes["num_heads"], sizes["embed_dim"]
     return {
-        "num_layers": fields.size("num_hidden_layers"),
-        "vocab_size": fields.size("vocab_size", 151_936),
-        "embed_dim": embed_dim,
+        **sizes,
         "hidden_dim": fields.size("intermediate_size"),
-        "num_heads": heads,
         "num_kv_heads": fields.size("num_key_value_heads", heads),
         "head_dim": fields.size("head_dim", max(1, embed_dim // heads)),
-        "norm_eps": fields.number("rms_norm_eps", 1e-6),
-        "rope_theta": rope_theta,
-        "rope_scaling": rope_scaling,
-        "weight_tying": fields.flag("tie_word_embeddings", False),
         **read_windows(fields),
     }
 

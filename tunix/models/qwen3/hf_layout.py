@@ -20,23 +20,8 @@ WEIGHTS: Sequence[Weight] = (
 
 def read_config(fields: hf_fields.HFFields) -> dict[str, Any]:
     """Return the fields of :class:`ModelConfig`; absent ones mean what transformers says."""
-    rope_theta, rope_scaling = fields.rotary()
     bias = fields.flag("attention_bias", False)
-    fields.only("hidden_act", "silu", "swish")
-    fields.only("attention_dropout", 0.0)
-    fields.only("quantization_config")
-    common = {
-        "num_layers": fields.size("num_hidden_layers"),
-        "vocab_size": fields.size("vocab_size", 151_936),
-        "embed_dim": fields.size("hidden_size"),
-        "num_heads": fields.size("num_attention_heads"),
-        "norm_eps": fields.number("rms_norm_eps", 1e-6),
-        "rope_theta": rope_theta,
-        "rope_scaling": rope_scaling,
-        "weight_tying": fields.flag("tie_word_embeddings", False),
-        "qkv_bias": bias,
-        "o_bias": bias,
-    }
+    common = {**fields.sizes(vocab_size=151_936), "qkv_bias": bias, "o_bias": bias}
     has_experts = fields.raw.get("model_type") == "qwen3_moe"
     return common | (_read_experts(fields) if has_experts else _read_dense(fields))
 
